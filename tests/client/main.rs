@@ -1,0 +1,18 @@
+//! The tests of the protocol: a client of its own against the built program, on files in a
+//! temporary directory, one module a family of messages.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
+
+mod attach;
+mod harness;
+mod p9;
+mod version;
+mod walk;

@@ -12,7 +12,15 @@
 )]
 
 mod attach;
+mod attr;
+mod connections;
+mod create;
+mod data;
+mod dir;
 mod harness;
+mod misc;
+mod open;
 mod p9;
+mod start;
 mod version;
 mod walk;

@@ -219,7 +219,7 @@ fn write_that_fails_half_way_says_how_much_was_written() {
 
 #[test]
 fn write_whose_count_is_not_that_of_its_bytes_is_eio_on_its_own_tag() {
-    let (tree, mut s) = with_file(b"0123456789", O_RDWR);
+    let (tree, s) = with_file(b"0123456789", O_RDWR);
     for count in [0u32, 2, 4, 1000, u32::MAX] {
         let mut request = t::write(77, 2, 0, Data(b"abc"));
         request[19..23].copy_from_slice(&count.to_le_bytes());

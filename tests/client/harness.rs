@@ -8,6 +8,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, chroot, dup2_raw, setgid, setgroups, setuid, write};
@@ -45,6 +46,17 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// A copy of the program, where it can be started by anyone. `cp` makes it: a file that we had open
+/// for writing ourselves could not be executed while another thread's child still holds it.
+pub fn copy_binary(to: &Path) {
+    let copied = Command::new("cp")
+        .arg(binary())
+        .arg(to)
+        .status()
+        .expect("start cp");
+    assert!(copied.success(), "cp to {}", to.display());
+}
+
 // ---- directories ----------------------------------------------------------------------------
 
 /// A new directory, searchable by all, removed with everything in it.
@@ -55,6 +67,10 @@ pub struct TempDir {
 
 impl TempDir {
     pub fn new() -> TempDir {
+        TempDir::try_new().expect("make a temporary directory")
+    }
+
+    pub fn try_new() -> io::Result<TempDir> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         reserve_low_numbers();
         loop {
@@ -64,12 +80,12 @@ impl TempDir {
             match fs::create_dir(&path) {
                 Ok(()) => {
                     // The program and the tests must agree on names, whatever links lead here.
-                    let path = path.canonicalize().expect("the directory just made");
+                    let path = path.canonicalize()?;
                     chmod(&path, 0o755);
-                    return TempDir { path };
+                    return Ok(TempDir { path });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("mkdir {}: {error}", path.display()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -237,7 +253,7 @@ pub enum Namespace {
 /// What to start, and how.
 #[derive(Debug)]
 pub struct Launch {
-    binary: PathBuf,
+    binary: Option<PathBuf>,
     argv0: OsString,
     words: Vec<OsString>,
     sockets: usize,
@@ -254,7 +270,7 @@ impl Launch {
     /// Exactly these words after argv0, and one socket at number 3.
     pub fn raw<W: AsRef<OsStr>>(words: &[W]) -> Launch {
         Launch {
-            binary: binary(),
+            binary: None,
             argv0: "gofer".into(),
             words: words.iter().map(|word| word.as_ref().to_owned()).collect(),
             sockets: 1,
@@ -302,7 +318,7 @@ impl Launch {
     }
 
     pub fn binary(mut self, path: &Path) -> Launch {
-        self.binary = path.to_owned();
+        self.binary = Some(path.to_owned());
         self
     }
 
@@ -363,9 +379,11 @@ impl Launch {
             places.push((OwnedFd::from(theirs), number));
         }
         for &number in &self.strays {
-            places.push((File::open("/dev/null")?.into(), number));
+            places.push((memfd_create("stray", MFdFlags::MFD_CLOEXEC)?, number));
         }
         let error_file = File::from(memfd_create("stderr", MFdFlags::MFD_CLOEXEC)?);
+        let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
+        let (uid, gid) = self.ids.unwrap_or(own);
         let child_setup = ChildSetup {
             places,
             flags: match self.namespace {
@@ -376,8 +394,8 @@ impl Launch {
                     CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS
                 }
             },
-            uid_map: format!("0 {} 1", Uid::effective()).into_bytes(),
-            gid_map: format!("0 {} 1", Gid::effective()).into_bytes(),
+            uid_map: format!("0 {uid} 1").into_bytes(),
+            gid_map: format!("0 {gid} 1").into_bytes(),
             tmpfs: match &self.tmpfs {
                 Some((path, options)) => Some((c_path(path)?, options)),
                 None => None,
@@ -387,7 +405,7 @@ impl Launch {
             nofile: self.nofile,
         };
 
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(self.binary.unwrap_or_else(binary));
         command
             .arg0(&self.argv0)
             .args(&self.words)
@@ -451,6 +469,12 @@ impl ChildSetup {
         if let Some((soft, hard)) = self.nofile {
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
         }
+        if let Some((uid, gid)) = self.ids {
+            setgroups(&[])?;
+            setgid(Gid::from_raw(gid))?;
+            setuid(Uid::from_raw(uid))?;
+            set_dumpable(true)?; // else our own files in /proc would be root's
+        }
         if !self.flags.is_empty() {
             unshare(self.flags)?;
         }
@@ -468,11 +492,6 @@ impl ChildSetup {
         if let Some(root) = &self.chroot {
             chroot(root.as_c_str())?;
             chdir(c"/")?;
-        }
-        if let Some((uid, gid)) = self.ids {
-            setgroups(&[])?;
-            setgid(Gid::from_raw(gid))?;
-            setuid(Uid::from_raw(uid))?;
         }
         Ok(())
     }

@@ -13,11 +13,13 @@
 
 mod attach;
 mod attr;
+mod confinement;
 mod connections;
 mod create;
 mod data;
 mod dir;
 mod harness;
+mod hostile;
 mod misc;
 mod open;
 mod p9;

@@ -254,7 +254,7 @@ fn request_cut_short_is_eio_on_its_own_tag() {
 fn request_with_bytes_too_many_is_served() {
     let tree = Tree::new();
     tree.file("a", b"");
-    let mut s = serve(&tree);
+    let s = serve(&tree);
     for request in each_request(321) {
         let kind = request[4];
         if kind == 118 {

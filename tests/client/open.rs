@@ -328,12 +328,7 @@ fn lopen_of_a_file_replaced_by_the_host_opens_the_one_walked_to() {
 #[test]
 fn lopen_for_writing_of_a_running_program_is_etxtbsy() {
     let tree = Tree::new();
-    let copied = std::process::Command::new("cp")
-        .arg(crate::harness::binary())
-        .arg(tree.path("program"))
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    crate::harness::copy_binary(&tree.path("program"));
     let runs_it = crate::harness::Launch::new(&tree.bundle(), 1).binary(&tree.path("program"));
     crate::harness::write_spec(
         &tree.bundle(),

@@ -1,0 +1,459 @@
+//! What the live process may do and hold, read from /proc: gofer.md 2.2, 4, 7.
+
+use crate::harness::{
+    Gofer, Launch, Mount, Namespace, ROOT, Session, TempDir, Tree, copy_binary, serve,
+};
+use crate::harness::{serve_mounts, session_of, spec, write_spec};
+use crate::p9::{Data, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, t};
+use nix::sys::stat::Mode;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// CHOWN, `DAC_OVERRIDE`, `DAC_READ_SEARCH`, FOWNER, FSETID.
+const FIVE: &str = "000000000000001f";
+/// … and `SYS_CHROOT`.
+const SIX: &str = "000000000004001f";
+const NONE: &str = "0000000000000000";
+
+fn capabilities(gofer: &Gofer) -> BTreeMap<&'static str, String> {
+    ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+        .into_iter()
+        .map(|field| (field, gofer.status(field)))
+        .collect()
+}
+
+fn confined() -> BTreeMap<&'static str, String> {
+    [
+        ("CapInh", NONE),
+        ("CapPrm", FIVE),
+        ("CapEff", FIVE),
+        ("CapBnd", SIX),
+        ("CapAmb", NONE),
+    ]
+    .map(|(field, value)| (field, value.to_owned()))
+    .into()
+}
+
+fn tree_with_spec() -> Tree {
+    let tree = Tree::new();
+    tree.file("a", b"text");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    tree
+}
+
+/// The resource's soft and hard limit.
+fn limit(gofer: &Gofer, name: &str) -> (String, String) {
+    let text = gofer.proc_text("limits").unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+/// Reads and writes: the program serves.
+fn expect_served(s: &mut Session, tree: &Tree) {
+    s.open(ROOT, 2, "a", O_RDONLY).unwrap();
+    assert_eq!(s.read_all(2).unwrap(), b"text");
+    s.walk_to(ROOT, 3, "").unwrap();
+    s.lcreate(3, b"new", O_RDWR, 0o640, NOID).unwrap();
+    s.write(3, 0, Data(b"written")).unwrap();
+    assert_eq!(s.read_all(3).unwrap(), b"written");
+    assert_eq!(tree.read("new"), b"written");
+    s.clunk(2).unwrap();
+    s.clunk(3).unwrap();
+}
+
+#[test]
+fn capabilities_are_the_five_and_the_bounding_set_the_six() {
+    let tree = tree_with_spec();
+    let s = serve(&tree);
+    assert_eq!(capabilities(&s.gofer), confined());
+}
+
+#[test]
+fn capabilities_stay_with_apply_caps_false() {
+    let tree = tree_with_spec();
+    let s = session_of(Launch::new(&tree.bundle(), 1).with(&["--apply-caps=false"]));
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let ours = |field| crate::harness::status_field(&own, field).unwrap();
+    assert_eq!(s.gofer.status("CapBnd"), ours("CapBnd"));
+    assert_eq!(s.gofer.status("CapEff"), ours("CapBnd")); // what exec gives to root
+    assert_eq!(
+        (s.gofer.status("NoNewPrivs"), s.gofer.status("Seccomp")),
+        ("1".into(), "2".into())
+    );
+}
+
+#[test]
+fn process_has_a_filter_no_new_privileges_and_one_thread() {
+    let tree = tree_with_spec();
+    let s = serve(&tree);
+    assert_eq!(s.gofer.status("Seccomp"), "2");
+    assert_eq!(s.gofer.status("NoNewPrivs"), "1");
+    assert_eq!(s.gofer.status("Threads"), "1");
+}
+
+/// It is started with 022.
+#[test]
+fn process_has_umask_0() {
+    let tree = tree_with_spec();
+    let s = serve(&tree);
+    assert_eq!(s.gofer.status("Umask"), "0000");
+}
+
+#[test]
+fn process_ignores_sigpipe() {
+    let tree = tree_with_spec();
+    let s = serve(&tree);
+    let ignored = u64::from_str_radix(&s.gofer.status("SigIgn"), 16).unwrap();
+    assert_ne!(ignored & 1 << (13 - 1), 0);
+}
+
+#[test]
+fn process_root_and_directory_are_the_specs_root() {
+    let tree = tree_with_spec();
+    let s = serve(&tree);
+    assert_eq!(fs::read_link(s.gofer.proc("root")).unwrap(), tree.root());
+    assert_eq!(fs::read_link(s.gofer.proc("cwd")).unwrap(), tree.root());
+}
+
+#[test]
+fn process_leaves_no_core_and_may_open_what_the_hard_limit_allows() {
+    let tree = tree_with_spec();
+    let s = session_of(Launch::new(&tree.bundle(), 1).nofile(256, 600));
+    assert_eq!(limit(&s.gofer, "Max core file size").0, "0");
+    assert_eq!(
+        limit(&s.gofer, "Max open files"),
+        ("600".into(), "600".into())
+    );
+}
+
+/// The files in /proc of a process that is not dumpable belong to root.
+#[test]
+fn process_is_not_dumpable() {
+    let tree = tree_with_spec();
+    let program = tree.outside("gofer");
+    copy_binary(&program);
+    let launch = Launch::new(&tree.bundle(), 1).binary(&program);
+    let s = session_of(launch.ids(65534, 65534).namespace(Namespace::User));
+    assert_eq!(fs::metadata(s.gofer.proc("fd")).unwrap().uid(), 0);
+}
+
+#[test]
+fn process_has_no_memory_writable_and_executable() {
+    let tree = tree_with_spec();
+    let mut s = serve(&tree);
+    expect_served(&mut s, &tree);
+    let maps = s.gofer.proc_text("maps").unwrap();
+    let both = |line: &&str| {
+        line.split_whitespace()
+            .nth(1)
+            .is_some_and(|mode| mode.contains("wx"))
+    };
+    assert_eq!(maps.lines().find(both), None);
+}
+
+/// The descriptors beyond stdio and the io sockets: what they lead to.
+fn others(gofer: &Gofer) -> Vec<PathBuf> {
+    let sockets: Vec<PathBuf> = gofer
+        .inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]").into())
+        .collect();
+    let all = gofer.descriptors().unwrap();
+    for socket in &sockets {
+        assert_eq!(
+            all.iter().filter(|(_, link)| link == socket).count(),
+            1,
+            "{socket:?} in {all:?}"
+        );
+    }
+    let mut rest = Vec::new();
+    for (number, link) in all {
+        if number > 2 && !sockets.contains(&link) {
+            rest.push(link);
+        }
+    }
+    rest
+}
+
+/// Three are named: the log, the debug log, the clone of /proc/self/fd. Each attach point has one.
+#[test]
+fn descriptors_are_stdio_the_sockets_the_named_and_the_roots() {
+    let tree = Tree::new();
+    tree.dir("m");
+    let (gofer, _clients) = serve_mounts(&tree, false, &[Mount::bind("/m", &[])]);
+    let rest = others(&gofer);
+    let roots = [tree.root(), tree.path("m")];
+    let in_the_roots = rest.iter().filter(|link| roots.contains(link)).count();
+    // A root may be held once as such and once as the file of fids.
+    assert!(in_the_roots <= 2 * roots.len(), "{rest:?}");
+    assert!(rest.len() - in_the_roots <= 3, "{rest:?}");
+    for link in rest.iter().filter(|link| !roots.contains(link)) {
+        let link = link.to_str().unwrap();
+        let known = ["/dev/null", "/memfd:stderr (deleted)"].contains(&link)
+            || link.ends_with("fd")
+            || link == "/";
+        assert!(known, "{link}");
+    }
+}
+
+#[test]
+fn descriptors_nobody_named_are_closed() {
+    let tree = tree_with_spec();
+    let numbers = [4, 5, 6, 7, 8, 20, 37, 63, 64, 255, 399];
+    let mut s = session_of(Launch::new(&tree.bundle(), 1).strays(&numbers));
+    let stray = Path::new("/memfd:stray (deleted)");
+    let left: Vec<_> = s
+        .gofer
+        .descriptors()
+        .unwrap()
+        .into_iter()
+        .filter(|(_, link)| link == stray)
+        .collect();
+    assert_eq!(left, []);
+    expect_served(&mut s, &tree);
+}
+
+/// Any number may be an io-fd, also those the program would rather use itself.
+#[test]
+fn descriptors_of_connections_may_have_any_number() {
+    let tree = tree_with_spec();
+    for number in 3..24 {
+        let sockets = number - 2;
+        let words = [
+            "--bundle".into(),
+            tree.bundle().into_os_string(),
+            "--io-fds".into(),
+            number.to_string().into(),
+        ];
+        let mut gofer = Launch::raw(&words).sockets(sockets).start();
+        gofer.connect(sockets - 1).walk_to(ROOT, 2, "a").unwrap();
+        let rest = gofer.descriptors().unwrap();
+        let sockets = rest
+            .iter()
+            .filter(|(_, link)| link.to_string_lossy().starts_with("socket:"))
+            .count();
+        assert_eq!(sockets, 1, "{rest:?}");
+    }
+}
+
+#[test]
+fn descriptors_do_not_grow_with_use() {
+    let tree = tree_with_spec();
+    tree.dir("d/e");
+    tree.link("l", "a");
+    let mut s = serve(&tree);
+    s.getattr(ROOT, 0).unwrap();
+    let before = s.gofer.descriptors().unwrap();
+    for round in 0..50 {
+        s.open(ROOT, 2, "a", O_RDONLY).unwrap();
+        s.open(ROOT, 3, "a", O_RDWR).unwrap();
+        s.open(ROOT, 4, "d", O_RDONLY).unwrap();
+        s.list(4, 4096).unwrap();
+        s.walk_to(ROOT, 5, "d/e").unwrap();
+        s.walk_to(ROOT, 6, "l").unwrap();
+        s.walk_to(ROOT, 7, "").unwrap();
+        s.lcreate(7, format!("new{round}").as_bytes(), O_RDWR, 0o600, NOID)
+            .unwrap();
+        s.walk_to(ROOT, 8, "d/missing").unwrap_err();
+        s.lopen(6, O_RDONLY).unwrap_err();
+        s.walk_to(ROOT, 9, "").unwrap();
+        s.lcreate(9, b"a", O_RDWR, 0o600, NOID).unwrap_err();
+        for fid in [2, 3, 4, 5, 6, 7, 9] {
+            s.clunk(fid).unwrap();
+        }
+    }
+    s.getattr(ROOT, 0).unwrap();
+    assert_eq!(s.gofer.descriptors().unwrap(), before);
+}
+
+// ---- places to start in ----
+
+/// No /proc, no /dev, no /etc, no library: the program and its bundle.
+#[test]
+fn start_in_a_bare_root_is_served() {
+    let bare = TempDir::new();
+    fs::create_dir(bare.path().join("bundle")).unwrap();
+    fs::write(bare.path().join("a"), b"text").unwrap();
+    copy_binary(&bare.path().join("gofer"));
+    write_spec(
+        &bare.path().join("bundle"),
+        &spec(Path::new("/"), false, &[]),
+    );
+    let launch = Launch::new(Path::new("/bundle"), 1)
+        .binary(Path::new("/gofer"))
+        .chroot(bare.path());
+    let mut s = session_of(launch);
+    s.open(ROOT, 2, "a", O_RDONLY).unwrap();
+    assert_eq!(s.read_all(2).unwrap(), b"text");
+    s.walk_to(ROOT, 3, "").unwrap();
+    s.lcreate(3, b"new", O_RDWR, 0o640, NOID).unwrap();
+    s.write(3, 0, Data(b"written")).unwrap();
+    assert_eq!(fs::read(bare.path().join("new")).unwrap(), b"written");
+    assert_eq!(capabilities(&s.gofer), confined());
+    assert_eq!(
+        (s.gofer.status("NoNewPrivs"), s.gofer.status("Seccomp")),
+        ("1".into(), "2".into())
+    );
+}
+
+#[test]
+fn start_without_privileges_is_fatal_and_serves_nothing() {
+    let tree = tree_with_spec();
+    let program = tree.outside("gofer");
+    copy_binary(&program);
+    for caps in ["--apply-caps=true", "--apply-caps=false"] {
+        let launch = Launch::new(&tree.bundle(), 1)
+            .with(&[caps])
+            .binary(&program)
+            .ids(65534, 65534);
+        let mut gofer = launch.start();
+        let client = gofer.client(0);
+        let _ = client.send(&t::version(1, MSIZE, b"9P2000.L")); // it may be gone before
+        client.expect_closed();
+        let root = tree.root();
+        let wanted = format!(
+            "failed to chroot to \"{}\": operation not permitted",
+            root.display()
+        );
+        gofer.exit().expect_fatal(&wanted);
+    }
+}
+
+fn in_user_namespace(tree: &Tree) -> Session {
+    session_of(Launch::new(&tree.bundle(), 1).namespace(Namespace::User))
+}
+
+#[test]
+fn start_in_a_user_namespace_is_served_and_confined() {
+    let tree = tree_with_spec();
+    for namespace in [Namespace::User, Namespace::UserAndMount] {
+        let mut s = session_of(Launch::new(&tree.bundle(), 1).namespace(namespace));
+        expect_served(&mut s, &tree);
+        fs::remove_file(tree.path("new")).unwrap();
+        assert_eq!(capabilities(&s.gofer), confined());
+        assert_eq!(
+            (s.gofer.status("NoNewPrivs"), s.gofer.status("Seccomp")),
+            ("1".into(), "2".into())
+        );
+        assert_eq!(fs::read_link(s.gofer.proc("root")).unwrap(), tree.root());
+    }
+}
+
+#[test]
+fn start_by_a_plain_user_in_a_user_namespace_is_served() {
+    let tree = tree_with_spec();
+    for path in [tree.root(), tree.path("a")] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let program = tree.outside("gofer");
+    copy_binary(&program);
+    let launch = Launch::new(&tree.bundle(), 1).binary(&program);
+    let mut s = session_of(launch.ids(65534, 65534).namespace(Namespace::User));
+    expect_served(&mut s, &tree);
+    assert_eq!(tree.stat("new").uid(), 65534);
+}
+
+// ---- files are re-opened by parent and name where there is no clone of /proc/self/fd ----
+
+#[test]
+fn fallback_opens_for_reading_and_writing() {
+    let tree = tree_with_spec();
+    tree.dir("d/e");
+    tree.file("d/e/f", b"deep");
+    let mut s = in_user_namespace(&tree);
+    assert!(s.open(ROOT, 2, "d/e/f", O_RDONLY).unwrap().fd.is_some());
+    assert_eq!(s.read_all(2).unwrap(), b"deep");
+    s.open(ROOT, 3, "d/e/f", O_RDWR).unwrap();
+    s.write(3, 0, Data(b"D")).unwrap();
+    s.open(ROOT, 4, "d/e/f", O_WRONLY | O_TRUNC).unwrap();
+    assert_eq!(tree.read("d/e/f"), b"");
+    s.open(ROOT, 5, "d", O_RDONLY).unwrap();
+    assert_eq!(s.list(5, 4096).unwrap().len(), 1);
+}
+
+#[test]
+fn fallback_opens_the_root() {
+    let tree = tree_with_spec();
+    let mut s = in_user_namespace(&tree);
+    s.walk_to(ROOT, 2, "").unwrap();
+    s.lopen(2, O_RDONLY).unwrap();
+    assert_eq!(s.list(2, 4096).unwrap().len(), 1);
+}
+
+#[test]
+fn fallback_opens_a_file_mount() {
+    let tree = Tree::new();
+    tree.file("hosts", b"127.0.0.1\n");
+    write_spec(
+        &tree.bundle(),
+        &spec(&tree.root(), false, &[Mount::bind("/hosts", &[])]),
+    );
+    let mut gofer = Launch::new(&tree.bundle(), 2)
+        .namespace(Namespace::User)
+        .start();
+    let mut client = gofer.connect(1);
+    client.walk_to(ROOT, 2, "").unwrap();
+    client.lopen(2, O_RDWR).unwrap();
+    assert_eq!(client.read_all(2).unwrap(), b"127.0.0.1\n");
+}
+
+/// An error, never another file, and no truncation of it.
+#[test]
+fn fallback_refuses_a_file_that_was_replaced() {
+    let tree = Tree::new();
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    fs::write(tree.outside("secret"), b"outside").unwrap();
+    let mut s = in_user_namespace(&tree);
+    type Make<'a> = &'a dyn Fn(&Path);
+    let replacements: [(&str, Make<'_>); 6] = [
+        ("nothing", &|_| ()),
+        ("file", &|path| fs::write(path, b"another").unwrap()),
+        ("directory", &|path| fs::create_dir(path).unwrap()),
+        ("fifo", &|path| {
+            nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o600)).unwrap()
+        }),
+        ("link", &|path| {
+            std::os::unix::fs::symlink(tree.outside("secret"), path).unwrap()
+        }),
+        ("link to the old file", &|path| {
+            std::os::unix::fs::symlink("kept", path).unwrap()
+        }),
+    ];
+    for (number, (what, make)) in replacements.into_iter().enumerate() {
+        for flags in [O_RDONLY, O_RDWR, O_RDWR | O_TRUNC] {
+            let name = format!("{number}-{flags}");
+            tree.file(&name, b"walked to");
+            s.walk_to(ROOT, 2, &name).unwrap();
+            // Kept alive, so that its inode number cannot come back.
+            drop(fs::remove_file(tree.path("kept")));
+            fs::rename(tree.path(&name), tree.path("kept")).unwrap();
+            make(&tree.path(&name));
+            let opened = s.lopen(2, flags);
+            assert!(opened.is_err(), "{what}, flags {flags:#x}: {opened:?}");
+            if what == "file" {
+                assert_eq!(tree.read(&name), b"another", "flags {flags:#x}");
+            }
+            assert_eq!(tree.read("kept"), b"walked to");
+        }
+    }
+    assert_eq!(fs::read(tree.outside("secret")).unwrap(), b"outside");
+}
+
+#[test]
+fn fallback_opens_a_file_whose_directory_was_moved() {
+    let tree = Tree::new();
+    tree.dir("d");
+    tree.file("d/f", b"text");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut s = in_user_namespace(&tree);
+    s.walk_to(ROOT, 2, "d/f").unwrap();
+    fs::rename(tree.path("d"), tree.path("e")).unwrap();
+    s.lopen(2, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(2).unwrap(), b"text");
+}

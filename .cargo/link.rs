@@ -1,0 +1,44 @@
+//! Links the program, and nothing else, against musl's start files and `libc.a`, as a static PIE.
+//!
+//! On the target `*-linux-musl` rustc does this by itself and the script does nothing.
+//! Elsewhere `core` and `alloc` know no libc, so the same source links with Debian's `musl-dev`.
+//! The archive is named by its full path: rustc puts `-Bdynamic` before link arguments, and `-lc`
+//! would take musl's shared library.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo::rerun-if-changed=.cargo/link.rs");
+    println!("cargo::rerun-if-env-changed=GOFER_MUSL_DIR");
+    let var = |name: &str| std::env::var(name).unwrap_or_default();
+
+    let args: Vec<String> = if var("CARGO_CFG_TARGET_ENV") == "musl" {
+        Vec::new()
+    } else {
+        let arch = var("CARGO_CFG_TARGET_ARCH");
+        let dir = match std::env::var_os("GOFER_MUSL_DIR") {
+            Some(dir) => PathBuf::from(dir),
+            None => PathBuf::from(format!("/usr/lib/{arch}-linux-musl")),
+        };
+        let start = dir.join("rcrt1.o");
+        if !start.exists() {
+            println!(
+                "cargo::warning=no {}: install musl-dev (./build.sh does), or set GOFER_MUSL_DIR",
+                start.display()
+            );
+        }
+        vec![
+            "-nostartfiles".into(),
+            "-nodefaultlibs".into(),
+            "-static-pie".into(),
+            start.display().to_string(),
+            dir.join("libc.a").display().to_string(),
+        ]
+    };
+    // Relocations are done before main, so all that they touch can be read-only from then on
+    // (sys/relro.rs asks for it; musl does not). No build id: two builds give the same bytes.
+    let always = ["-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--build-id=none", "-Wl,--gc-sections"];
+    for arg in args.iter().map(String::as_str).chain(always) {
+        println!("cargo::rustc-link-arg-bins={arg}");
+    }
+}

@@ -1,0 +1,185 @@
+//! Attach points: the directory or file that a connection serves, opened at start.
+
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+use super::attr::{Kind, Meta};
+use super::tree::Node;
+use super::{Fs, NodeId};
+use crate::limits::DEVICES;
+use crate::sys::fd::TableFd;
+use crate::sys::memory::Region;
+use crate::tables::{Id, NameRef};
+
+/// What one connection serves.
+pub struct Attach {
+    /// Opened at start; taken by the root's node at Tattach. Where it could not be opened, why.
+    opened: Result<Opened, Errno>,
+    read_only: bool,
+    /// The root's node, once attached.
+    root: NodeId,
+}
+
+struct Opened {
+    root: OwnedFd,
+    /// Of a root that is not a directory: where it lies and what it is called there.
+    holder: Option<(OwnedFd, Vec<u8>)>,
+}
+
+impl Attach {
+    /// Opens the attach point at `path`, absolute, below the process's root. Symlinks on the way are
+    /// followed inside that root; the last component is not. A failure is kept for Tattach to tell:
+    /// a mount's destination need not exist (gofer.md 7).
+    pub fn open(path: &[u8], read_only: bool) -> Self {
+        Self {
+            opened: open(path),
+            read_only,
+            root: Id::NONE,
+        }
+    }
+
+    /// Why it could not be opened.
+    pub fn failure(&self) -> Option<Errno> {
+        self.opened.as_ref().err().copied()
+    }
+}
+
+fn open(path: &[u8]) -> Result<Opened, Errno> {
+    let root = open_path(path)?;
+    let meta = Meta::of(root.as_fd())?;
+    let holder = match meta.kind()? {
+        Kind::Directory => None,
+        Kind::Regular | Kind::Symlink => {
+            let slash = path
+                .iter()
+                .rposition(|&byte| byte == b'/')
+                .ok_or(Errno::INVAL)?;
+            let (dir, name) = path.split_at_checked(slash + 1).ok_or(Errno::INVAL)?;
+            Some((open_path(dir)?, name.to_vec()))
+        }
+    };
+    Ok(Opened { root, holder })
+}
+
+fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut text = Vec::with_capacity(path.len() + 1);
+    text.extend_from_slice(path);
+    text.push(0);
+    let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat2(
+        CWD,
+        text,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
+        Err(Errno::NOSYS) => openat(CWD, text, flags, Mode::empty()), // before Linux 5.6
+        other => other,
+    }
+}
+
+/// Host devices in the order in which each attach point met them.
+pub(super) struct Devices {
+    /// `st_dev + 1` by attach point and index; 0 is free.
+    seen: Region<u64>,
+}
+
+impl Devices {
+    pub(super) fn reserve(attaches: usize) -> Result<Self, Errno> {
+        Ok(Self {
+            seen: Region::reserve(attaches.max(1) * DEVICES)?,
+        })
+    }
+
+    /// Index of `device` below attach point `attach`. Error: `EREMOTEIO` more than [`DEVICES`].
+    pub(super) fn index(&mut self, attach: u16, device: u64) -> Result<u8, Errno> {
+        let start = usize::from(attach) * DEVICES;
+        let seen = self
+            .seen
+            .get_mut(start..start + DEVICES)
+            .ok_or(Errno::REMOTEIO)?;
+        for (index, entry) in (0..=u8::MAX).zip(seen) {
+            if *entry == 0 {
+                *entry = device.wrapping_add(1);
+            }
+            if *entry == device.wrapping_add(1) {
+                return Ok(index);
+            }
+        }
+        Err(Errno::REMOTEIO)
+    }
+}
+
+impl Fs {
+    /// Whether attach point `attach` refuses changes.
+    pub fn is_read_only(&self, attach: u16) -> bool {
+        self.attaches
+            .get(usize::from(attach))
+            .is_none_or(|attach| attach.read_only)
+    }
+
+    /// The root's node of attach point `attach`, with one reference for the caller.
+    ///
+    /// Once in the life of the process, as in the original. Error: `EIO` attached before, not opened
+    /// at start, or not a kind that is served.
+    pub fn attach(&mut self, attach: u16) -> Result<NodeId, Errno> {
+        let point = self
+            .attaches
+            .get_mut(usize::from(attach))
+            .ok_or(Errno::IO)?;
+        let Opened { root, holder } =
+            core::mem::replace(&mut point.opened, Err(Errno::IO)).map_err(|_| Errno::IO)?;
+        let meta = Meta::of(root.as_fd()).map_err(|_| Errno::IO)?;
+        let (parent, name) = match holder {
+            None => (
+                Id::NONE,
+                NameRef {
+                    block: Id::NONE,
+                    len: 0,
+                },
+            ),
+            Some((dir, name)) => {
+                let name = self.names.insert(&name).ok_or(Errno::IO)?;
+                let meta = Meta::of(dir.as_fd()).map_err(|_| Errno::IO)?;
+                let none = NameRef {
+                    block: Id::NONE,
+                    len: 0,
+                };
+                let node = Node::new(attach, Id::NONE, none, TableFd::new(dir), &meta, 0)?;
+                self.held += 1;
+                (self.nodes.insert(node).ok_or(Errno::IO)?, name)
+            }
+        };
+        let device = self.devices.index(attach, meta.device())?;
+        let mut node = Node::new(attach, parent, name, TableFd::new(root), &meta, device)?;
+        node.set_root();
+        self.held += 1;
+        let id = self.nodes.insert(node).ok_or(Errno::IO)?;
+        self.hold(id); // the attach point's own, until the connection ends
+        if let Some(point) = self.attaches.get_mut(usize::from(attach)) {
+            point.root = id;
+        }
+        Ok(id)
+    }
+
+    /// The root's node of attach point `attach`, once attached.
+    pub fn root(&self, attach: u16) -> NodeId {
+        self.attaches
+            .get(usize::from(attach))
+            .map_or(Id::NONE, |attach| attach.root)
+    }
+
+    /// Gives up attach point `attach`: its connection has ended.
+    pub fn detach(&mut self, attach: u16) {
+        if let Some(point) = self.attaches.get_mut(usize::from(attach)) {
+            point.opened = Err(Errno::IO);
+            let root = core::mem::replace(&mut point.root, Id::NONE);
+            self.release(root);
+        }
+    }
+}

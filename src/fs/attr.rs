@@ -1,0 +1,148 @@
+//! What the host says of a file, and how the wire says it.
+
+use core::ffi::CStr;
+
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
+use rustix::io::Errno;
+
+use super::{Fs, NodeId, OpenId};
+use crate::p9::attr::{Attr, StatFs};
+use crate::p9::qid::QidType;
+use crate::p9::wire::{Gid, Uid};
+
+/// Kinds of file that a client may hold a fid on. Zero, a zeroed record's value, is none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symlink itself; it is never followed.
+    Symlink,
+}
+
+impl Kind {
+    /// The kind's byte in a record.
+    pub(super) fn byte(self) -> u8 {
+        match self {
+            Self::Regular => 1,
+            Self::Directory => 2,
+            Self::Symlink => 3,
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Self {
+        match byte {
+            2 => Self::Directory,
+            3 => Self::Symlink,
+            _ => Self::Regular,
+        }
+    }
+
+    /// The kind's byte in a qid.
+    pub fn qid_type(self) -> QidType {
+        match self {
+            Self::Regular => QidType::REGULAR,
+            Self::Directory => QidType::DIRECTORY,
+            Self::Symlink => QidType::SYMLINK,
+        }
+    }
+}
+
+/// A stat(2) result.
+pub struct Meta(Stat);
+
+impl Meta {
+    /// Of an open descriptor, `O_PATH` or not. Errors: fstat(2)'s.
+    pub fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        fstat(fd).map(Self)
+    }
+
+    /// Of a name in a directory; a symlink's own. Errors: fstatat(2)'s.
+    pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self, Errno> {
+        statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(Self)
+    }
+
+    /// The kind, if it is one that is served. Error: `EPERM` sockets, FIFOs and devices.
+    pub fn kind(&self) -> Result<Kind, Errno> {
+        match FileType::from_raw_mode(self.0.st_mode) {
+            FileType::RegularFile => Ok(Kind::Regular),
+            FileType::Directory => Ok(Kind::Directory),
+            FileType::Symlink => Ok(Kind::Symlink),
+            _ => Err(Errno::PERM),
+        }
+    }
+
+    /// Device number of the file system that the file lies on.
+    pub fn device(&self) -> u64 {
+        self.0.st_dev
+    }
+
+    /// Inode number.
+    pub fn inode(&self) -> u64 {
+        self.0.st_ino
+    }
+
+    /// Owner and group.
+    pub fn owner(&self) -> (Uid, Gid) {
+        (Uid(self.0.st_uid), Gid(self.0.st_gid))
+    }
+
+    /// As the wire has it: the mode whole, birth time, generation and data version not given.
+    pub fn attr(&self) -> Attr {
+        let s = &self.0;
+        // The wire's times are unsigned; one before 1970 wraps, as the original's does.
+        Attr {
+            mode: s.st_mode,
+            uid: Uid(s.st_uid),
+            gid: Gid(s.st_gid),
+            nlink: widen(s.st_nlink),
+            rdev: s.st_rdev,
+            size: s.st_size.cast_unsigned(),
+            blksize: s.st_blksize.cast_unsigned(),
+            blocks: s.st_blocks.cast_unsigned(),
+            atime_sec: s.st_atime.cast_unsigned(),
+            atime_nsec: s.st_atime_nsec,
+            mtime_sec: s.st_mtime.cast_unsigned(),
+            mtime_nsec: s.st_mtime_nsec,
+            ctime_sec: s.st_ctime.cast_unsigned(),
+            ctime_nsec: s.st_ctime_nsec,
+            btime_sec: 0,
+            btime_nsec: 0,
+            generation: 0,
+            data_version: 0,
+        }
+    }
+}
+
+/// 32 bits on some architectures, 64 on others.
+fn widen(count: impl Into<u64>) -> u64 {
+    count.into()
+}
+
+impl Fs {
+    /// Attributes of a node's file, through `open` where the node has no descriptor of its own.
+    /// Errors: fstat(2)'s.
+    pub fn meta(&self, node: NodeId, open: OpenId) -> Result<Meta, Errno> {
+        Meta::of(self.descriptor(node, open)?)
+    }
+
+    /// Figures of the file system that a node's file lies on; type and block size cut to 32 bits,
+    /// fsid 0. Errors: fstatfs(2)'s.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn statfs(&self, node: NodeId, open: OpenId) -> Result<StatFs, Errno> {
+        let s = rustix::fs::fstatfs(self.descriptor(node, open)?)?;
+        Ok(StatFs {
+            kind: s.f_type as u32,
+            bsize: s.f_bsize as u32,
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            fsid: 0,
+            namelen: s.f_namelen as u32,
+        })
+    }
+}

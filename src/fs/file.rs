@@ -1,0 +1,295 @@
+//! Open files: opening a held file again, creating, reading and writing.
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Mode, OFlags, chownat, openat, unlinkat};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+
+use super::attr::{Kind, Meta};
+use super::name::{Name, NameBuffer};
+use super::{Fs, NodeId, OpenId};
+use crate::limits::{LINK_BYTES, PROC_FD};
+use crate::p9::wire::{Gid, Uid};
+use crate::sys::fd::{TableFd, fixed};
+
+/// How a file that is held by an `O_PATH` descriptor is opened again, without any path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reopen {
+    /// Through the detached clone of /proc/self/fd at [`PROC_FD`].
+    ProcFd,
+    /// By its parent's descriptor and its name, without following; then device and inode are compared.
+    Parent,
+}
+
+crate::zeroed_record! {
+    /// A file opened for data, by one fid; a reply that donates it refers to it too until it is sent.
+    pub(super) struct Open {
+        /// Where a directory's next entries are read from, or [`UNKNOWN`].
+        pub(super) at: u64,
+        pub(super) fd: TableFd,
+        refs: u32,
+        /// O_RDONLY, O_WRONLY, O_RDWR or 3, as the client asked.
+        mode: u32,
+        spare: [u8; 12],
+    }
+}
+
+const _: () = assert!(size_of::<Open>() == 32);
+
+/// A directory offset that no entry has: the next reading must seek.
+pub(super) const UNKNOWN: u64 = u64::MAX;
+
+/// Access that an open file was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access(u32);
+
+impl Access {
+    const MASK: u32 = 3;
+
+    /// From Linux's open flags.
+    pub fn of_flags(flags: u32) -> Self {
+        Self(flags & Self::MASK)
+    }
+
+    /// Whether it is O_RDONLY.
+    pub fn is_read_only(self) -> bool {
+        self.0 == OFlags::RDONLY.bits()
+    }
+
+    /// Whether it is O_WRONLY.
+    pub fn is_write_only(self) -> bool {
+        self.0 == OFlags::WRONLY.bits()
+    }
+
+    /// Whether it asks for writing: O_WRONLY or O_RDWR.
+    pub fn writes(self) -> bool {
+        self.0 == OFlags::WRONLY.bits() || self.0 == OFlags::RDWR.bits()
+    }
+
+    fn flags(self) -> OFlags {
+        OFlags::from_bits_retain(self.0)
+    }
+}
+
+/// A file that the server opens never blocks it, takes no terminal, and is not inherited.
+const ALWAYS: OFlags = OFlags::CLOEXEC
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+impl Fs {
+    pub(super) fn open_descriptor(&self, open: OpenId) -> Result<BorrowedFd<'_>, Errno> {
+        self.opens
+            .get(open)
+            .and_then(|open| open.fd.get())
+            .ok_or(Errno::BADF)
+    }
+
+    /// Opens a node's file for data, with `O_TRUNC` if `truncate`; one reference for the caller.
+    ///
+    /// Errors: openat(2)'s; `ESTALE` the name is another file by now (only without /proc); `ENOMEM` table full.
+    pub fn open(&mut self, node: NodeId, access: Access, truncate: bool) -> Result<OpenId, Errno> {
+        let mut flags = access.flags();
+        if truncate {
+            flags |= OFlags::TRUNC;
+        }
+        let fd = self.open_again(node, flags)?;
+        self.keep_open(fd, access)
+    }
+
+    fn keep_open(&mut self, fd: OwnedFd, access: Access) -> Result<OpenId, Errno> {
+        if self.opens.live() >= self.opens.capacity() {
+            return Err(Errno::NOMEM);
+        }
+        let open = Open {
+            at: 0,
+            fd: TableFd::new(fd),
+            refs: 1,
+            mode: access.0,
+            spare: [0; 12],
+        };
+        let id = self.opens.insert(open).ok_or(Errno::NOMEM)?;
+        self.held += 1;
+        Ok(id)
+    }
+
+    /// Opens a node's file again. Errors: openat(2)'s, `ESTALE`.
+    fn open_again(&self, id: NodeId, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let node = self.node(id)?;
+        let flags = flags | ALWAYS;
+        match self.reopen {
+            Reopen::ProcFd => {
+                let number = node.fd.get().ok_or(Errno::BADF)?.as_raw_fd();
+                let number = u32::try_from(number).map_err(|_| Errno::BADF)?;
+                let mut buffer = NameBuffer::new();
+                let name = buffer.fill(crate::decimal::digits(number, &mut [0; 10]))?;
+                // The entry is itself a link to the file, and the only one followed: a symlink's
+                // descriptor leads to the symlink.
+                openat(fixed(PROC_FD), name, flags, Mode::empty())
+            }
+            Reopen::Parent if node.kind() == Kind::Directory => {
+                let dir = node.fd.get().ok_or(Errno::BADF)?;
+                openat(dir, c".", flags | OFlags::NOFOLLOW, Mode::empty())
+            }
+            Reopen::Parent => {
+                let mut buffer = NameBuffer::new();
+                let name = buffer.fill(self.names.get(node.name()))?;
+                let parent = self.directory(node.parent())?;
+                let truncates = flags.contains(OFlags::TRUNC);
+                // Not before it is known to be the right file.
+                let fd = openat(
+                    parent,
+                    name,
+                    (flags - OFlags::TRUNC) | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                )?;
+                if !node.is_file(&Meta::of(fd.as_fd())?) {
+                    return Err(Errno::STALE);
+                }
+                if truncates {
+                    rustix::fs::ftruncate(&fd, 0)?;
+                }
+                Ok(fd)
+            }
+        }
+    }
+
+    /// Creates `name` in directory `parent` and opens it; the name must be free. `flags` is the
+    /// client's: its access mode counts (O_WRONLY is widened to O_RDWR), and O_TRUNC, which is idle.
+    /// References to the node and to the open file are the caller's. Owner and group are set where
+    /// they are given and differ; what was made is removed again if a step behind its making fails.
+    ///
+    /// Errors: `ENAMETOOLONG`; openat(2)'s, `EEXIST` among them; fstat(2)'s; fchownat(2)'s; `ENOMEM` tables full.
+    pub fn create(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        flags: u32,
+        perm: u32,
+        owner: (Uid, Gid),
+    ) -> Result<(NodeId, OpenId), Errno> {
+        let mut buffer = NameBuffer::new();
+        let host_name = name.for_host(&mut buffer)?;
+        let access = Access::of_flags(flags);
+        let host_access = if access.is_write_only() {
+            OFlags::RDWR
+        } else {
+            access.flags()
+        };
+        let host_flags = host_access | ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let dir = self.directory(parent)?;
+        let fd = openat(dir, host_name, host_flags, Mode::from_raw_mode(perm))?;
+        let made = own(fd.as_fd(), owner).and_then(|meta| {
+            let open = self.keep_open(fd, access)?;
+            match self.add(parent, name, None, &meta) {
+                Ok(node) => Ok((node, open)),
+                Err(errno) => {
+                    self.release_open(open);
+                    Err(errno)
+                }
+            }
+        });
+        if made.is_err() {
+            let _errno = unlinkat(self.directory(parent)?, host_name, AtFlags::empty());
+        }
+        made
+    }
+
+    /// One more reference to an open file: of a reply that donates it.
+    pub fn hold_open(&mut self, open: OpenId) {
+        if let Some(open) = self.opens.get_mut(open) {
+            open.refs += 1;
+        }
+    }
+
+    /// One reference less; the last one closes the file.
+    pub fn release_open(&mut self, id: OpenId) {
+        let Some(open) = self.opens.get_mut(id) else {
+            return;
+        };
+        open.refs -= 1;
+        if open.refs == 0 {
+            open.fd.close();
+            self.opens.remove(id);
+            self.held -= 1;
+        }
+    }
+
+    /// Access that an open file was asked for. Error: `EBADF` not open.
+    pub fn access(&self, open: OpenId) -> Result<Access, Errno> {
+        self.opens
+            .get(open)
+            .map(|open| Access(open.mode))
+            .ok_or(Errno::BADF)
+    }
+
+    /// The descriptor to donate.
+    pub fn donated(&self, open: OpenId) -> Option<BorrowedFd<'_>> {
+        self.open_descriptor(open).ok()
+    }
+
+    /// One pread(2) into `buffer`; a regular file gives less only at its end. Errors: pread(2)'s.
+    pub fn read(&self, open: OpenId, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let fd = self.open_descriptor(open)?;
+        retry_on_intr(|| pread(fd, &mut *buffer, offset))
+    }
+
+    /// pwrite(2) until all is written or it fails, at most [`WRITES`] times; what was written before
+    /// a failure counts. Errors: pwrite(2)'s, with nothing written.
+    pub fn write(&self, open: OpenId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let fd = self.open_descriptor(open)?;
+        let mut done = 0;
+        for _ in 0..WRITES {
+            let rest = data.get(done..).unwrap_or_default();
+            match retry_on_intr(|| pwrite(fd, rest, offset.wrapping_add(done as u64))) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+            if done == data.len() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// fsync(2). Errors: its own.
+    pub fn sync(&self, open: OpenId) -> Result<(), Errno> {
+        rustix::fs::fsync(self.open_descriptor(open)?)
+    }
+
+    /// Target of a symlink, into `buffer`. Errors: `ENAMETOOLONG` longer than [`LINK_BYTES`]; readlinkat(2)'s.
+    pub fn readlink(&self, node: NodeId, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let fd = self.node(node)?.fd.get().ok_or(Errno::BADF)?;
+        let room = buffer.get_mut(..LINK_BYTES).ok_or(Errno::NAMETOOLONG)?;
+        let len = rustix::fs::readlinkat_raw(fd, c"", room)?;
+        if len == LINK_BYTES {
+            Err(Errno::NAMETOOLONG)
+        } else {
+            Ok(len)
+        }
+    }
+}
+
+/// pwrite(2) calls for one Twrite; a regular file takes one.
+const WRITES: usize = 16;
+
+/// Gives a file just made to its owner, where that is given and differs. Its attributes afterwards.
+///
+/// Errors: fstat(2)'s, fchownat(2)'s.
+pub(super) fn own(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<Meta, Errno> {
+    let meta = Meta::of(fd)?;
+    let (has_uid, has_gid) = meta.owner();
+    if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
+        return Ok(meta);
+    }
+    let uid = (uid != Uid::NONE).then(|| rustix::fs::Uid::from_raw(uid.0));
+    let gid = (gid != Gid::NONE).then(|| rustix::fs::Gid::from_raw(gid.0));
+    chownat(
+        fd,
+        c"",
+        uid,
+        gid,
+        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+    )?;
+    Meta::of(fd)
+}

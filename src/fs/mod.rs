@@ -1,0 +1,94 @@
+//! Host files below the attach points, and the tree of path nodes. Knows no socket, tag or fid.
+//!
+//! A *node* is a path that a client walked to: its parent, its name, and one descriptor (`O_PATH`)
+//! that all fids on it share. An *open* is a file opened for data. Files are reached by a descriptor
+//! and one name, never by a path; symlinks are never followed.
+
+pub mod attach;
+pub mod attr;
+pub mod dir;
+pub mod file;
+pub mod name;
+pub mod tree;
+
+use alloc::vec::Vec;
+
+use rustix::io::Errno;
+
+use self::attach::{Attach, Devices};
+use self::file::{Open, Reopen};
+use self::tree::Node;
+use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
+use crate::tables::{Id, Index, Key, Names, Slab};
+
+/// Number of a path node.
+pub type NodeId = Id;
+/// Number of an open file.
+pub type OpenId = Id;
+
+/// All that is known of the host's files.
+pub struct Fs {
+    attaches: Vec<Attach>,
+    nodes: Slab<Node>,
+    index: Index,
+    names: Names,
+    key: Key,
+    opens: Slab<Open>,
+    devices: Devices,
+    /// Nodes that nobody refers to, to be closed; chained by `next`.
+    released: NodeId,
+    /// Descriptors held by nodes and opens.
+    held: u64,
+    /// Descriptors that they may hold.
+    limit: u64,
+    reopen: Reopen,
+}
+
+impl Fs {
+    /// Reserves the tables. `limit`: descriptors that files may take, of those the process may have.
+    ///
+    /// Errors: mmap(2)'s, getrandom(2)'s.
+    pub fn new(attaches: Vec<Attach>, limit: u64, reopen: Reopen) -> Result<Self, Errno> {
+        // Each node holds a descriptor (but for one just created), so more nodes cannot be.
+        let capacity = usize::try_from(limit).unwrap_or(NODES).clamp(64, NODES);
+        Ok(Self {
+            nodes: Slab::reserve(capacity)?,
+            index: Index::reserve(capacity)?,
+            names: Names::reserve(capacity)?,
+            key: Key::random()?,
+            opens: Slab::reserve(capacity.min(OPENS))?,
+            devices: Devices::reserve(attaches.len())?,
+            attaches,
+            released: Id::NONE,
+            held: 0,
+            limit,
+            reopen,
+        })
+    }
+
+    /// Whether walks must leave the descriptors that are left to opens.
+    fn is_short_of_descriptors(&self) -> bool {
+        self.held.saturating_add(DESCRIPTORS_FOR_OPENS) >= self.limit
+    }
+
+    /// Nodes and opens in use.
+    pub fn live(&self) -> (usize, usize) {
+        (self.nodes.live(), self.opens.live())
+    }
+
+    /// Whether [`Fs::trim`] has something to do.
+    pub fn wants_trim(&self) -> bool {
+        self.nodes.wants_trim()
+            || self.opens.wants_trim()
+            || self.names.wants_trim()
+            || self.index.wants_trim()
+    }
+
+    /// Gives memory back that holds no record, looking at `bytes` of each table.
+    pub fn trim(&mut self, bytes: usize) {
+        self.nodes.trim(bytes);
+        self.opens.trim(bytes);
+        self.names.trim(bytes);
+        self.index.trim();
+    }
+}

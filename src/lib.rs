@@ -1,0 +1,38 @@
+//! `gofer`: opens a host's files for a sandboxed kernel and answers over 9P2000.L on inherited sockets.
+//!
+//! The rooms, and which may know which:
+//!
+//! ```text
+//! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr}
+//! sandbox -> sys                              p9 -> core only              anyone -> limits, decimal, errno
+//! ```
+//!
+//! `cli` and `spec` turn bytes into what start-up needs and make no system call. `sandbox` confines
+//! the process. `server` is the poll loop and the protocol's rules; `fs` is the host's files below the
+//! attach points; `p9` is the wire. `tables` are the fixed tables of both. Everything `unsafe` is in `sys`.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation
+    )
+)]
+
+extern crate alloc;
+
+pub mod cli;
+pub mod decimal;
+pub mod errno;
+pub mod fs;
+pub mod limits;
+pub mod log;
+pub mod p9;
+pub mod sandbox;
+pub mod server;
+pub mod spec;
+pub mod sys;
+pub mod tables;

@@ -1,0 +1,115 @@
+//! Every fixed capacity of the program: its unit, where it comes from, and the errno (or end) when it is full.
+//!
+//! Nothing here grows at run time. Tables are address space reserved at start; a page that was
+//! never touched costs no memory.
+
+/// Largest frame either way, bytes; also the largest msize granted. gVisor's client ignores a
+/// smaller answer and sends up to this (protocol.md 1.3, 8). A larger size field ends the connection.
+pub const FRAME_BYTES: usize = 1 << 20;
+
+/// Receive buffer of a connection, bytes: one whole frame and the start of the next ones.
+pub const INPUT_BYTES: usize = FRAME_BYTES + (64 << 10);
+
+/// Send buffer of a connection, bytes. A request is not begun while its largest reply has no room.
+pub const OUTPUT_BYTES: usize = FRAME_BYTES + (64 << 10);
+
+/// Room kept for a reply that carries no file data, bytes: Rwalk of [`WALK_NAMES`] names and
+/// Rreadlink of [`LINK_BYTES`] fit.
+pub const SMALL_REPLY_BYTES: usize = 8 << 10;
+
+/// Connections, that is `--io-fds`. More: start-up ends with 128.
+pub const CONNECTIONS: usize = 256;
+
+/// Fids of all connections together. Full: `ENOMEM`.
+pub const FIDS: usize = 1_000_000;
+
+/// Path nodes of all connections together; each holds a descriptor, so the descriptor limit is
+/// reached first. Full: `ENOMEM`.
+pub const NODES: usize = 1_000_000;
+
+/// Open files of all connections together; each holds a descriptor. Full: `ENOMEM`.
+pub const OPENS: usize = 1_000_000;
+
+/// Descriptors kept back from walks, so that known files can still be opened. Walks then: `EMFILE`.
+pub const DESCRIPTORS_FOR_OPENS: u64 = 32;
+
+/// Names in one Twalk. More: `E2BIG`.
+pub const WALK_NAMES: usize = 256;
+
+/// Bytes in a name that reaches the host (`NAME_MAX`). More: `ENAMETOOLONG`.
+pub const NAME_BYTES: usize = 255;
+
+/// Bytes in a symlink's target (`PATH_MAX` with its NUL). More: `ENAMETOOLONG`.
+pub const LINK_BYTES: usize = 4096;
+
+/// Host devices told apart in the qids of one attach point: 8 bits of qid.path. More: `EREMOTEIO`.
+pub const DEVICES: usize = 256;
+
+/// Replies with a donated descriptor waiting in one connection's send buffer. Full: the next
+/// request waits until they are sent.
+pub const DONATIONS: usize = 16;
+
+/// Work done for one connection before the others get their turn; [`crate::server`] says what
+/// a unit is (about one system call on the host).
+pub const TURN_COST: usize = 64;
+
+/// Bytes of file data that count as one unit of [`TURN_COST`].
+pub const COST_BYTES: usize = 16 << 10;
+
+/// Descriptors closed, or fids of an ended connection freed, before the others get their turn.
+pub const RELEASES_PER_TURN: usize = 512;
+
+/// Quiet time after which touched but unused memory goes back to the kernel, milliseconds.
+pub const TRIM_AFTER_MS: i32 = 100;
+
+/// Wake-ups after which it goes back even when the process is never quiet.
+pub const TRIM_EVERY_WAKEUPS: u32 = 1024;
+
+/// Memory looked through for that between two polls, bytes.
+pub const TRIM_STEP_BYTES: usize = 1 << 20;
+
+/// Unit in which memory goes back, bytes: the largest page of the architecture.
+pub const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") {
+    4096
+} else {
+    65536
+};
+
+/// Bytes getdents64(2) may fill at a time.
+pub const DIRENT_BYTES: usize = 32 << 10;
+
+/// Bytes of one log line; what does not fit is cut.
+pub const LOG_LINE_BYTES: usize = 1024;
+
+/// Mounts of the spec that may get a connection, besides the root.
+pub const MOUNTS: usize = CONNECTIONS - 1;
+
+/// Heap for reading a spec: this many bytes for each byte of the file, and [`HEAP_BYTES`].
+/// Brackets that nest cost 56 bytes a level, twice that while a list of them grows.
+pub const HEAP_PER_SPEC_BYTE: usize = 160;
+
+/// Heap for everything else that start-up allocates, bytes. Nothing is allocated once serving.
+pub const HEAP_BYTES: usize = 4 << 20;
+
+/// Descriptor that the log is written to, always.
+pub const LOG_FD: i32 = 3;
+/// Descriptor that the debug log is written to, where there is one.
+pub const DEBUG_LOG_FD: i32 = 4;
+/// Descriptor of the detached clone of /proc/self/fd, where there is one.
+pub const PROC_FD: i32 = 5;
+/// io-fds are moved here and above, clear of the three before.
+pub const FIRST_FREE_FD: i32 = 8;
+
+const _: () = {
+    assert!(SMALL_REPLY_BYTES >= 9 + 13 * WALK_NAMES);
+    assert!(SMALL_REPLY_BYTES >= 9 + LINK_BYTES);
+    assert!(OUTPUT_BYTES >= FRAME_BYTES + SMALL_REPLY_BYTES);
+    assert!(INPUT_BYTES > FRAME_BYTES);
+    assert!(CONNECTIONS <= u16::MAX as usize);
+    assert!(FIDS < u32::MAX as usize);
+    assert!(NODES < u32::MAX as usize);
+    assert!(OPENS < u32::MAX as usize);
+    assert!(RELEASES_PER_TURN > WALK_NAMES); // nodes are freed faster than walks make them
+    assert!(LOG_FD < FIRST_FREE_FD && DEBUG_LOG_FD < FIRST_FREE_FD && PROC_FD < FIRST_FREE_FD);
+    assert!(LOG_FD > 2 && DEBUG_LOG_FD > 2 && PROC_FD > 2);
+};

@@ -1,0 +1,7 @@
+//! The protocol as bytes: 9P2000.L with the extensions of gVisor (protocol.md). Knows no file and no socket.
+
+pub mod attr;
+pub mod messages;
+pub mod qid;
+pub mod version;
+pub mod wire;

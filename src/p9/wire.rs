@@ -1,0 +1,330 @@
+//! Primitives of the wire: little-endian numbers, strings, lists (protocol.md 1.2).
+
+/// A request that its bytes do not spell: too short, or a count that disagrees with what follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Malformed;
+
+/// Reads fields in wire order. Running out of bytes is latched: reads go on with zeros, and
+/// [`Reader::finish`] tells once.
+pub struct Reader<'a> {
+    rest: &'a [u8],
+    overrun: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts at the first byte behind the frame's header.
+    pub fn new(body: &'a [u8]) -> Self {
+        Self {
+            rest: body,
+            overrun: false,
+        }
+    }
+
+    /// The next `count` bytes.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        match self.rest.split_at_checked(count) {
+            Some((bytes, rest)) => {
+                self.rest = rest;
+                bytes
+            }
+            None => {
+                self.overrun = true;
+                self.rest = &[];
+                &[]
+            }
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        self.bytes(N).try_into().unwrap_or([0; N])
+    }
+
+    /// All bytes that are left.
+    pub fn remaining(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.rest)
+    }
+
+    /// Notes that a count disagreed with what follows it.
+    pub fn fail(&mut self) {
+        self.overrun = true;
+    }
+
+    /// Whether all fields were there. Bytes behind the last field are ignored.
+    pub fn finish(self) -> Result<(), Malformed> {
+        if self.overrun { Err(Malformed) } else { Ok(()) }
+    }
+}
+
+/// Fills a reply in place. Running out of room is latched: writes are dropped, and the frame
+/// is not sent ([`Writer::written`]).
+pub struct Writer<'a> {
+    buffer: &'a mut [u8],
+    at: usize,
+    overrun: bool,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes from the start of `buffer` on.
+    pub fn new(buffer: &'a mut [u8]) -> Self {
+        Self {
+            buffer,
+            at: 0,
+            overrun: false,
+        }
+    }
+
+    /// Appends bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        match self
+            .buffer
+            .get_mut(self.at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.at += bytes.len();
+            }
+            None => self.overrun = true,
+        }
+    }
+
+    /// The room left behind what is written, for data that a system call puts there.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.at..).unwrap_or_default()
+    }
+
+    /// Counts `count` bytes of [`Writer::room`] as written.
+    pub fn advance(&mut self, count: usize) {
+        if count <= self.buffer.len() - self.at {
+            self.at += count;
+        } else {
+            self.overrun = true;
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.at
+    }
+
+    /// Whether nothing is written yet.
+    pub fn is_empty(&self) -> bool {
+        self.at == 0
+    }
+
+    /// Writes `bytes` over what stands at `at`.
+    pub fn patch(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self
+            .buffer
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    /// How many bytes were written; [`Malformed`] if there was no room for all.
+    pub fn written(&self) -> Result<usize, Malformed> {
+        if self.overrun {
+            Err(Malformed)
+        } else {
+            Ok(self.at)
+        }
+    }
+}
+
+/// A type with one layout on the wire.
+pub trait Field<'a>: Sized {
+    /// The least number of bytes it takes.
+    const LEAST: usize;
+    /// Reads it.
+    fn read(from: &mut Reader<'a>) -> Self;
+    /// Writes it.
+    fn write(&self, to: &mut Writer<'_>);
+}
+
+macro_rules! integer_fields {
+    ($($type:ty),*) => { $(
+        impl Field<'_> for $type {
+            const LEAST: usize = size_of::<$type>();
+            fn read(from: &mut Reader<'_>) -> Self { <$type>::from_le_bytes(from.array()) }
+            fn write(&self, to: &mut Writer<'_>) { to.bytes(&self.to_le_bytes()); }
+        }
+    )* };
+}
+integer_fields!(u8, u16, u32, u64);
+
+/// Declares a type that is one number on the wire.
+macro_rules! number_fields {
+    ($($(#[$meta:meta])* $name:ident($type:ty);)*) => { $(
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct $name(pub $type);
+        impl Field<'_> for $name {
+            const LEAST: usize = <$type as Field>::LEAST;
+            fn read(from: &mut Reader<'_>) -> Self { Self(Field::read(from)) }
+            fn write(&self, to: &mut Writer<'_>) { self.0.write(to); }
+        }
+    )* };
+}
+
+number_fields! {
+    /// A client's number for a file. 0xFFFFFFFF is special only as Tattach's afid.
+    Fid(u32);
+    /// A client's number for a request under way.
+    Tag(u16);
+    /// A user id; [`Uid::NONE`] leaves the owner.
+    Uid(u32);
+    /// A group id; [`Gid::NONE`] leaves the group.
+    Gid(u32);
+}
+
+impl Fid {
+    /// No fid, in Tattach's afid.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
+impl Uid {
+    /// NOUID.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
+impl Gid {
+    /// NOGID.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
+/// Permission bits, cut to 07777 on both ways (since 2021-03-23, protocol.md 1.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Perm(pub u32);
+
+impl Field<'_> for Perm {
+    const LEAST: usize = 4;
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self(u32::read(from) & 0o7777)
+    }
+    fn write(&self, to: &mut Writer<'_>) {
+        (self.0 & 0o7777).write(to);
+    }
+}
+
+/// A string: any bytes, none excluded; it borrows from the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Str<'a>(pub &'a [u8]);
+
+impl<'a> Field<'a> for Str<'a> {
+    const LEAST: usize = 2;
+    fn read(from: &mut Reader<'a>) -> Self {
+        let len = u16::read(from);
+        Self(from.bytes(usize::from(len)))
+    }
+    fn write(&self, to: &mut Writer<'_>) {
+        let len = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
+        len.write(to);
+        to.bytes(self.0.get(..usize::from(len)).unwrap_or_default());
+    }
+}
+
+/// File data: a count, then exactly that many bytes to the end of the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Data<'a>(pub &'a [u8]);
+
+impl<'a> Field<'a> for Data<'a> {
+    const LEAST: usize = 4;
+    fn read(from: &mut Reader<'a>) -> Self {
+        let count = u32::read(from);
+        let bytes = from.remaining();
+        if bytes.len() as u64 != u64::from(count) {
+            from.fail();
+        }
+        Self(bytes)
+    }
+    fn write(&self, to: &mut Writer<'_>) {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX).write(to);
+        to.bytes(self.0);
+    }
+}
+
+/// A counted list; the items are checked to be there when it is read, and decoded when walked through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct List<'a, T> {
+    count: u16,
+    items: &'a [u8],
+    of: core::marker::PhantomData<T>,
+}
+
+impl<'a, T: Field<'a>> List<'a, T> {
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The items in order.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
+        let mut reader = Reader::new(self.items);
+        (0..self.count).map(move |_| T::read(&mut reader))
+    }
+}
+
+impl<'a, T: Field<'a>> Field<'a> for List<'a, T> {
+    const LEAST: usize = 2;
+    fn read(from: &mut Reader<'a>) -> Self {
+        let count = u16::read(from);
+        let all = from.rest;
+        for _ in 0..count {
+            let _item = T::read(from);
+            if from.overrun {
+                break;
+            }
+        }
+        let items = all.get(..all.len() - from.rest.len()).unwrap_or_default();
+        Self {
+            count: if from.overrun { 0 } else { count },
+            items,
+            of: core::marker::PhantomData,
+        }
+    }
+    fn write(&self, to: &mut Writer<'_>) {
+        self.count.write(to);
+        to.bytes(self.items);
+    }
+}
+
+/// Bytes of a frame's header: size[4] type[1] tag[2].
+pub const HEADER_BYTES: usize = 7;
+
+/// A frame's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Bytes of the whole frame, these included.
+    pub size: u32,
+    /// Number of the message.
+    pub kind: u8,
+    /// The request's tag.
+    pub tag: Tag,
+}
+
+impl Header {
+    /// Reads it. `None`: fewer than [`HEADER_BYTES`] bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(bytes);
+        let header = Self {
+            size: Field::read(&mut from),
+            kind: Field::read(&mut from),
+            tag: Field::read(&mut from),
+        };
+        from.finish().ok().map(|()| header)
+    }
+
+    /// Its bytes.
+    pub fn encode(self) -> [u8; HEADER_BYTES] {
+        let [a, b, c, d] = self.size.to_le_bytes();
+        let [e, f] = self.tag.0.to_le_bytes();
+        [a, b, c, d, self.kind, e, f]
+    }
+}

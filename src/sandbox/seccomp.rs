@@ -1,0 +1,303 @@
+//! The system calls that serving may make: one table, from which the filter is assembled (seccomp(2)).
+//!
+//! For an `int` argument the kernel looks at the low half alone, and a caller may leave the high half
+//! zero or sign-extended. So equality wants the low half equal and the high half one of these two;
+//! an order or a mask looks at the low half alone, or junk above would get past it; pointers and other
+//! 64-bit arguments are compared whole.
+
+use linux_raw_sys::general as nr;
+use linux_raw_sys::ptrace::{
+    AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
+    BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
+    sock_filter,
+};
+use rustix::fs::{AtFlags, OFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::limits::{LOG_FD, PROC_FD};
+use crate::sys::raw::{seccomp_has_action, seccomp_install};
+
+/// Circumstances in which a row holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Modes(u8);
+
+impl Modes {
+    /// Held files are opened again through the clone of /proc/self/fd.
+    pub const BY_PROC_FD: Self = Self(1);
+    /// Held files are opened again by parent and name.
+    pub const BY_PARENT: Self = Self(2);
+    /// In every circumstance.
+    pub const ALWAYS: Self = Self(0xff);
+
+    /// Whether one of the circumstances of `other` is among these.
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// What an argument must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// This `int`.
+    Is(u32),
+    /// This 64-bit value.
+    IsWide(u64),
+    /// Low half, cut to the mask, equal to the value: mask, value.
+    Masked(u32, u32),
+    /// Low half below the bound, without sign.
+    Below(u32),
+}
+
+/// A row: when it holds, the call, its arguments by number, and who needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// When it holds.
+    pub when: Modes,
+    /// The call's number.
+    pub call: u32,
+    /// The call's name.
+    pub name: &'static str,
+    /// What must hold of its arguments, all of it.
+    pub args: &'static [(u8, Want)],
+    /// Who needs it.
+    pub why: &'static str,
+}
+
+const fn allow(
+    when: Modes,
+    call: (u32, &'static str),
+    args: &'static [(u8, Want)],
+    why: &'static str,
+) -> Rule {
+    Rule {
+        when,
+        call: call.0,
+        name: call.1,
+        args,
+        why,
+    }
+}
+
+use Modes as M;
+use Want::{Below, Is, IsWide, Masked};
+
+const ANY: &[(u8, Want)] = &[];
+/// A real descriptor, not AT_FDCWD nor another negative number.
+const DESCRIPTOR: Want = Below(1 << 31);
+const NULL: Want = IsWide(0);
+
+const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
+const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
+const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
+
+/// Open flags that must never be there: all but those that the server sets.
+const OPEN_FORBIDDEN: u32 = !OFlags::RWMODE
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::TRUNC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::PATH)
+    .union(OFlags::LARGEFILE)
+    .bits();
+const OPEN_DECIDING: u32 = OFlags::CLOEXEC
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .bits();
+const OPEN_MASK: u32 = OPEN_FORBIDDEN | OPEN_DECIDING;
+const OPEN_BELOW: u32 = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).bits();
+const OPEN_NEW: u32 = OPEN_BELOW | OFlags::CREATE.union(OFlags::EXCL).bits();
+const OPEN_AGAIN: u32 = OFlags::CLOEXEC.bits();
+
+/// Everything that is allowed; hot calls first.
+#[rustfmt::skip] // a row a line
+pub const ALLOWED: &[Rule] = &[
+    allow(M::ALWAYS, (nr::__NR_recvfrom, "recvfrom"), &[(3, Is(RECV_FLAGS)), (4, NULL), (5, NULL)], "requests; no descriptors"),
+    allow(M::ALWAYS, (nr::__NR_sendto, "sendto"), &[(3, Is(SEND_FLAGS)), (4, NULL), (5, IsWide(0))], "replies"),
+    allow(M::ALWAYS, (nr::__NR_ppoll, "ppoll"), &[(3, NULL)], "the loop's wait; no signal mask"),
+    allow(M::ALWAYS, (nr::__NR_fstat, "fstat"), ANY, "attributes; the kind of what was opened"),
+    allow(M::ALWAYS, (nr::__NR_newfstatat, "newfstatat"), &[(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))], "walks to a known file"),
+    allow(M::ALWAYS, (nr::__NR_openat, "openat"), &[(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_BELOW))], "walks; directories and, without /proc, files opened again"),
+    allow(M::ALWAYS, (nr::__NR_openat, "openat"), &[(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))], "Tlcreate: a new file, never an old one"),
+    allow(M::BY_PROC_FD, (nr::__NR_openat, "openat"), &[(0, Is(PROC_FD.cast_unsigned())), (2, Masked(OPEN_MASK, OPEN_AGAIN))], "Tlopen of a held file"),
+    allow(M::ALWAYS, (nr::__NR_close, "close"), ANY, "clunk; the end of a connection"),
+    allow(M::ALWAYS, (nr::__NR_pread64, "pread64"), ANY, "Tread"),
+    allow(M::ALWAYS, (nr::__NR_pwrite64, "pwrite64"), ANY, "Twrite"),
+    allow(M::ALWAYS, (nr::__NR_sendmsg, "sendmsg"), &[(2, Is(SEND_FLAGS))], "replies that donate a descriptor"),
+    allow(M::ALWAYS, (nr::__NR_getdents64, "getdents64"), ANY, "Treaddir"),
+    allow(M::ALWAYS, (nr::__NR_lseek, "lseek"), &[(2, Is(0))], "Treaddir from an offset; SEEK_SET"),
+    allow(M::ALWAYS, (nr::__NR_readlinkat, "readlinkat"), &[(0, DESCRIPTOR)], "Treadlink"),
+    allow(M::ALWAYS, (nr::__NR_fchownat, "fchownat"), &[(0, DESCRIPTOR), (4, Is(NOFOLLOW_EMPTY))], "owners of new files"),
+    allow(M::ALWAYS, (nr::__NR_unlinkat, "unlinkat"), &[(0, DESCRIPTOR), (2, Masked(!AtFlags::REMOVEDIR.bits(), 0))], "undoing a failed Tlcreate"),
+    allow(M::ALWAYS, (nr::__NR_fsync, "fsync"), ANY, "Tfsync"),
+    allow(M::ALWAYS, (nr::__NR_fstatfs, "fstatfs"), ANY, "Tstatfs"),
+    allow(M::BY_PARENT, (nr::__NR_ftruncate, "ftruncate"), &[(1, IsWide(0))], "Tlopen with O_TRUNC, once the file is known to be the right one"),
+    allow(M::ALWAYS, (nr::__NR_madvise, "madvise"), &[(2, Is(nr::MADV_DONTNEED))], "memory of empty buffers and tables given back"),
+    allow(M::ALWAYS, (nr::__NR_write, "write"), &[(0, Is(LOG_FD.cast_unsigned()))], "the log"),
+    allow(M::ALWAYS, (nr::__NR_clock_gettime, "clock_gettime"), &[(0, Is(nr::CLOCK_REALTIME))], "the log's times"),
+    allow(M::ALWAYS, (nr::__NR_exit_group, "exit_group"), ANY, "the end"),
+];
+
+/// The architecture that the filter is for, as the kernel's audit numbers it.
+pub const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") {
+    AUDIT_ARCH_X86_64
+} else {
+    AUDIT_ARCH_AARCH64
+};
+
+/// Bit that x32 numbers have on x86-64; no call has it elsewhere.
+pub const X32_BIT: u32 = 0x4000_0000;
+
+/// Instructions that the longest program may have.
+pub const PROGRAM_LEN: usize = 512;
+
+/// A filter program.
+pub struct Program {
+    code: [sock_filter; PROGRAM_LEN],
+    len: usize,
+}
+
+const NR_AT: u32 = 0;
+const ARCH_AT: u32 = 4;
+const ARGS_AT: u32 = 16;
+
+/// In place of a jump's distance: to where the row has failed.
+const FAIL: u8 = u8::MAX;
+
+impl Program {
+    const fn empty() -> Self {
+        Self {
+            code: [sock_filter {
+                code: 0,
+                jt: 0,
+                jf: 0,
+                k: 0,
+            }; PROGRAM_LEN],
+            len: 0,
+        }
+    }
+
+    /// The instructions.
+    pub fn code(&self) -> &[sock_filter] {
+        self.code.get(..self.len).unwrap_or_default()
+    }
+
+    fn put(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
+        if let (Some(place), Ok(code)) = (self.code.get_mut(self.len), u16::try_from(code)) {
+            *place = sock_filter { code, jt, jf, k };
+        }
+        self.len += 1;
+    }
+
+    fn load(&mut self, at: u32) {
+        self.put(BPF_LD | BPF_W | BPF_ABS, 0, 0, at);
+    }
+
+    fn jump(&mut self, test: u32, value: u32, jt: u8, jf: u8) {
+        self.put(BPF_JMP | test | BPF_K, jt, jf, value);
+    }
+
+    fn give(&mut self, action: u32) {
+        self.put(BPF_RET | BPF_K, 0, 0, action);
+    }
+
+    fn want(&mut self, arg: u8, want: Want) {
+        let low = ARGS_AT + 8 * u32::from(arg);
+        let high = low + 4;
+        self.load(low);
+        match want {
+            Want::Is(value) => {
+                self.jump(BPF_JEQ, value, 0, FAIL);
+                self.load(high);
+                if value >> 31 == 0 {
+                    self.jump(BPF_JEQ, 0, 0, FAIL);
+                } else {
+                    self.jump(BPF_JEQ, 0, 1, 0);
+                    self.jump(BPF_JEQ, u32::MAX, 0, FAIL);
+                }
+            }
+            Want::IsWide(value) => {
+                let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+                self.jump(BPF_JEQ, u32::from_le_bytes([a, b, c, d]), 0, FAIL);
+                self.load(high);
+                self.jump(BPF_JEQ, u32::from_le_bytes([e, f, g, h]), 0, FAIL);
+            }
+            Want::Masked(mask, value) => {
+                self.put(BPF_ALU | BPF_AND | BPF_K, 0, 0, mask);
+                self.jump(BPF_JEQ, value, 0, FAIL);
+            }
+            Want::Below(bound) => self.jump(BPF_JGE, bound, FAIL, 0),
+        }
+    }
+
+    /// A row: another call goes on behind the load at the start of the next row, this call with other
+    /// arguments at that load.
+    fn row(&mut self, rule: &Rule) {
+        self.load(NR_AT);
+        let start = self.len;
+        self.jump(BPF_JEQ, rule.call, 0, FAIL);
+        for &(arg, want) in rule.args {
+            self.want(arg, want);
+        }
+        self.give(SECCOMP_RET_ALLOW);
+        let end = self.len;
+        for at in start..end {
+            let next = if at == start { end + 1 } else { end };
+            let distance = u8::try_from(next - at - 1).unwrap_or(FAIL);
+            let Some(instruction) = self.code.get_mut(at) else {
+                continue;
+            };
+            if instruction.jt == FAIL {
+                instruction.jt = distance;
+            }
+            if instruction.jf == FAIL {
+                instruction.jf = distance;
+            }
+        }
+    }
+}
+
+/// Assembles the rows of `rows` that hold in `modes`. What no row allows ends in `refuse`.
+///
+/// `None`: longer than [`PROGRAM_LEN`]; a test assembles every mode.
+pub fn assemble(rows: &[Rule], modes: Modes, refuse: u32) -> Option<Program> {
+    let mut program = Program::empty();
+    program.load(ARCH_AT);
+    program.jump(BPF_JEQ, AUDIT_ARCH, 1, 0);
+    program.give(refuse);
+    program.load(NR_AT);
+    program.jump(BPF_JGE, X32_BIT, 0, 1);
+    program.give(refuse);
+    for rule in rows.iter().filter(|rule| modes.meets(rule.when)) {
+        program.row(rule);
+    }
+    program.load(NR_AT); // where the last row's failures land; the other path lands behind it
+    program.give(refuse);
+    (program.len <= PROGRAM_LEN).then_some(program)
+}
+
+/// Installs the filter. Errors: `EINVAL` too long, or no filters in this kernel; seccomp(2)'s.
+pub fn install(modes: Modes) -> Result<(), Errno> {
+    let kill = seccomp_has_action(SECCOMP_RET_KILL_PROCESS);
+    let refuse = if kill {
+        SECCOMP_RET_KILL_PROCESS
+    } else {
+        SECCOMP_RET_TRAP
+    }; // before Linux 4.14
+    let program = assemble(ALLOWED, modes, refuse).ok_or(Errno::INVAL)?;
+    seccomp_install(program.code())
+}
+
+/// Different calls that the filter lets pass in `modes`.
+pub fn count_calls(modes: Modes) -> usize {
+    let held = || ALLOWED.iter().filter(|rule| modes.meets(rule.when));
+    held()
+        .enumerate()
+        .filter(|(at, rule)| !held().take(*at).any(|before| before.call == rule.call))
+        .count()
+}

@@ -1,0 +1,324 @@
+//! One socket: its buffers, its message size, the frames in and the replies out.
+
+use core::ops::Range;
+
+use rustix::event::PollFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::io::{Errno, IoSlice};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
+};
+
+use crate::fs::{Fs, OpenId};
+use crate::limits::{DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, SMALL_REPLY_BYTES};
+use crate::p9::messages::{Message, Rread, Tread, Treaddir};
+use crate::p9::version::Version;
+use crate::p9::wire::{HEADER_BYTES, Header};
+use crate::sys::memory::Region;
+use crate::tables::Id;
+
+/// What a handler may know of its connection.
+pub struct Link {
+    /// Number of the connection, and of its attach point.
+    pub id: u16,
+    /// Largest frame either way, bytes: [`FRAME_BYTES`] until a Tversion lowers it.
+    pub msize: usize,
+    /// The version agreed on.
+    pub version: Option<Version>,
+}
+
+/// The next frame in the receive buffer.
+pub enum Next {
+    /// Not all there yet.
+    Incomplete,
+    /// Its header, and where its body lies.
+    Frame(Header, Range<usize>),
+    /// A size that no frame can have: the connection ends.
+    Bad,
+}
+
+/// How a send went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// Nothing is left to send.
+    All,
+    /// The peer does not read; something is left.
+    Blocked,
+}
+
+#[derive(Clone, Copy)]
+struct Donation {
+    /// Where its reply starts in the send buffer.
+    at: usize,
+    open: OpenId,
+}
+
+/// A connection that has not ended.
+pub struct Connection {
+    socket: OwnedFd,
+    /// Its number on the command line.
+    pub name: RawFd,
+    /// The part that handlers see.
+    pub link: Link,
+    input: Region<u8>,
+    received: Range<usize>,
+    input_touched: usize,
+    output: Region<u8>,
+    replies: Range<usize>,
+    output_touched: usize,
+    /// In the order of their replies; the first `donation_count` count.
+    donations: [Donation; DONATIONS],
+    donation_count: usize,
+    /// The peer sends no more.
+    at_end: bool,
+    /// A request waits for room in the send buffer.
+    waits_for_room: bool,
+}
+
+impl Connection {
+    /// Takes the socket over. Errors: mmap(2)'s.
+    pub fn new(id: u16, socket: OwnedFd, name: RawFd) -> Result<Self, Errno> {
+        Ok(Self {
+            socket,
+            name,
+            link: Link {
+                id,
+                msize: FRAME_BYTES,
+                version: None,
+            },
+            input: Region::reserve(INPUT_BYTES)?,
+            received: 0..0,
+            input_touched: 0,
+            output: Region::reserve(OUTPUT_BYTES)?,
+            replies: 0..0,
+            output_touched: 0,
+            donations: [Donation {
+                at: 0,
+                open: Id::NONE,
+            }; DONATIONS],
+            donation_count: 0,
+            at_end: false,
+            waits_for_room: false,
+        })
+    }
+
+    /// The socket, to poll.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// What to poll for: input, unless a whole request waits already; room, if replies wait.
+    pub fn interest(&self) -> PollFlags {
+        let mut interest = PollFlags::empty();
+        if !self.at_end && matches!(self.next(), Next::Incomplete) {
+            interest |= PollFlags::IN;
+        }
+        if !self.replies.is_empty() {
+            interest |= PollFlags::OUT;
+        }
+        interest
+    }
+
+    /// Takes what the peer has sent, as far as the buffer holds it. Descriptors sent along are not
+    /// accepted: there is no room for them in the call, and the kernel drops them. An error, like the
+    /// end, means that nothing more will come; what came before is still served.
+    pub fn receive(&mut self) {
+        self.make_room_for_input();
+        let room = self.input.get_mut(self.received.end..).unwrap_or_default();
+        if room.is_empty() {
+            return; // cannot be: a frame that fills the buffer is whole, and then nothing is received
+        }
+        match recv(&self.socket, room, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => self.at_end = true,
+            Ok((count, _)) => {
+                self.received.end += count;
+                self.input_touched = self.input_touched.max(self.received.end);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.at_end = true,
+        }
+    }
+
+    /// The next frame that is there. A size below a header's or above the message size is bad.
+    pub fn next(&self) -> Next {
+        let bytes = self.input.get(self.received.clone()).unwrap_or_default();
+        let Some(header) = Header::decode(bytes) else {
+            return Next::Incomplete;
+        };
+        let size = header.size as usize;
+        if size < HEADER_BYTES || size > self.link.msize.min(FRAME_BYTES) {
+            return Next::Bad;
+        }
+        if bytes.len() < size {
+            return Next::Incomplete;
+        }
+        Next::Frame(
+            header,
+            self.received.start + HEADER_BYTES..self.received.start + size,
+        )
+    }
+
+    /// Whether a turn can get something done: a frame is there, bad or good, and room for its reply.
+    pub fn has_work(&self) -> bool {
+        !self.waits_for_room && !matches!(self.next(), Next::Incomplete)
+    }
+
+    /// Whether all is received, answered and sent.
+    pub fn is_done(&self) -> bool {
+        self.at_end && self.replies.is_empty() && matches!(self.next(), Next::Incomplete)
+    }
+
+    /// Bytes to keep free for the reply to a request.
+    pub fn reply_bound(&self, header: Header, body: &Range<usize>) -> usize {
+        if header.kind != Tread::KIND && header.kind != Treaddir::KIND {
+            return SMALL_REPLY_BYTES;
+        }
+        let body = self.input.get(body.clone()).unwrap_or_default();
+        let count = Tread::decode(body).map_or(0, |t| t.count as usize);
+        Rread::LEAST + count.min(self.link.msize)
+    }
+
+    /// Whether a reply of `bytes` has room, and the donation that may go with it.
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        let has = self.output.len() - self.replies.end >= bytes && self.donation_count < DONATIONS;
+        self.waits_for_room = !has;
+        has
+    }
+
+    /// The request at `body`, the room for its reply, and the rest that its handler may see.
+    pub fn parts(&mut self, body: Range<usize>) -> (&[u8], &mut [u8], &mut Link) {
+        let body = self.input.get(body).unwrap_or_default();
+        let room = self.output.get_mut(self.replies.end..).unwrap_or_default();
+        (body, room, &mut self.link)
+    }
+
+    /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes. A
+    /// reference to `donated` passes to the connection until the descriptor is sent.
+    pub fn answer(&mut self, size: u32, reply: usize, donated: Option<OpenId>) {
+        self.received.start += size as usize;
+        if self.received.is_empty() {
+            self.received = 0..0;
+        }
+        if let (Some(open), Some(place)) = (donated, self.donations.get_mut(self.donation_count)) {
+            *place = Donation {
+                at: self.replies.end,
+                open,
+            };
+            self.donation_count += 1;
+        }
+        self.replies.end += reply;
+        self.output_touched = self.output_touched.max(self.replies.end);
+    }
+
+    /// Moves a frame that the buffer's end cuts to its start; once for each frame at the most.
+    fn make_room_for_input(&mut self) {
+        let start = self.received.start;
+        let size = match Header::decode(self.input.get(self.received.clone()).unwrap_or_default()) {
+            Some(header) => (header.size as usize).min(FRAME_BYTES),
+            None => HEADER_BYTES,
+        };
+        if start > 0 && start + size > self.input.len() {
+            self.input.copy_within(self.received.clone(), 0);
+            self.received = 0..self.received.end - start;
+        }
+    }
+
+    /// Sends what waits, as much as the peer takes. A donated descriptor goes with the first byte of
+    /// its reply, and what stands before that byte is sent by itself.
+    pub fn flush(&mut self, fs: &mut Fs) -> Sent {
+        while !self.replies.is_empty() {
+            let start = self.replies.start;
+            let first = self
+                .donations
+                .first()
+                .filter(|_| self.donation_count > 0)
+                .copied();
+            let donated = first.filter(|donation| donation.at == start);
+            let next = if donated.is_some() { 1 } else { 0 };
+            let waiting = self
+                .donations
+                .get(next..self.donation_count)
+                .unwrap_or_default();
+            let end = waiting
+                .first()
+                .map_or(self.replies.end, |donation| donation.at);
+            let bytes = self.output.get(start..end).unwrap_or_default();
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let sent = match donated.and_then(|donation| fs.donated(donation.open)) {
+                None => send(&self.socket, bytes, flags),
+                Some(fd) => {
+                    let mut space =
+                        [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                    let mut control = SendAncillaryBuffer::new(&mut space);
+                    let fds = [fd];
+                    let _fits = control.push(SendAncillaryMessage::ScmRights(&fds));
+                    sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)
+                }
+            };
+            match sent {
+                Ok(count) => {
+                    self.replies.start += count;
+                    if donated.is_some() && count > 0 {
+                        self.drop_first_donation(fs);
+                    }
+                }
+                Err(Errno::AGAIN) => return Sent::Blocked,
+                Err(Errno::INTR) => {}
+                // Too many descriptors under way: a reply without its own is legal (protocol.md 1.5).
+                Err(Errno::TOOMANYREFS) if donated.is_some() => self.drop_first_donation(fs),
+                // The peer is gone. Only the receiving side ends a connection (gofer.md 5.3): what it
+                // asked before is still done.
+                Err(_) => self.abandon(fs),
+            }
+        }
+        self.replies = 0..0;
+        self.waits_for_room = false;
+        Sent::All
+    }
+
+    fn drop_first_donation(&mut self, fs: &mut Fs) {
+        let [first, ..] = self.donations;
+        fs.release_open(first.open);
+        self.donations.rotate_left(1);
+        self.donation_count -= 1;
+    }
+
+    /// Drops replies that are not sent, and gives up the open files that they donate.
+    pub fn abandon(&mut self, fs: &mut Fs) {
+        while self.donation_count > 0 {
+            self.drop_first_donation(fs);
+        }
+        self.replies = 0..0;
+    }
+
+    /// Drops what was received and not served.
+    pub fn forget_input(&mut self) {
+        self.received = 0..0;
+    }
+
+    /// Whether [`Connection::trim`] has something to give back.
+    pub fn wants_trim(&self) -> bool {
+        (self.received.is_empty() && self.input_touched > 0)
+            || (self.replies.is_empty() && self.output_touched > 0)
+    }
+
+    /// Gives the memory of empty buffers back.
+    pub fn trim(&mut self) {
+        if self.received.is_empty() {
+            self.input.discard(
+                0..self
+                    .input_touched
+                    .next_multiple_of(crate::limits::PAGE_BYTES),
+            );
+            self.input_touched = 0;
+        }
+        if self.replies.is_empty() {
+            self.output.discard(
+                0..self
+                    .output_touched
+                    .next_multiple_of(crate::limits::PAGE_BYTES),
+            );
+            self.output_touched = 0;
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The fids of all connections in one table, found by connection and number.
+
+use rustix::io::Errno;
+
+use crate::fs::{NodeId, OpenId};
+use crate::limits::{CONNECTIONS, FIDS};
+use crate::p9::wire::Fid;
+use crate::sys::memory::Region;
+use crate::tables::{Id, Index, Key, Linked, Slab};
+
+/// What a fid stands for. Each state holds one reference to what it names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Reached by a walk.
+    Walked {
+        /// The path.
+        node: NodeId,
+    },
+    /// Opened, once and for all.
+    Open {
+        /// The path.
+        node: NodeId,
+        /// The open file.
+        open: OpenId,
+    },
+}
+
+impl State {
+    /// The path it stands for.
+    pub fn node(self) -> NodeId {
+        match self {
+            Self::Walked { node } | Self::Open { node, .. } => node,
+        }
+    }
+
+    /// The open file, if it was opened.
+    pub fn open(self) -> OpenId {
+        match self {
+            Self::Walked { .. } => Id::NONE,
+            Self::Open { open, .. } => open,
+        }
+    }
+
+    /// The open file. Error: `EINVAL` not opened.
+    pub fn opened(self) -> Result<OpenId, Errno> {
+        match self {
+            Self::Walked { .. } => Err(Errno::INVAL),
+            Self::Open { open, .. } => Ok(open),
+        }
+    }
+
+    /// Nothing, unless it was opened: then `errno`.
+    pub fn not_opened(self, errno: Errno) -> Result<(), Errno> {
+        match self {
+            Self::Walked { .. } => Ok(()),
+            Self::Open { .. } => Err(errno),
+        }
+    }
+}
+
+crate::zeroed_record! {
+    struct Record {
+        number: u32,
+        /// Chain of the hash bucket.
+        next: Id,
+        node: NodeId,
+        open: OpenId,
+        /// The connection's fids, both ways.
+        before: Id,
+        after: Id,
+        connection: u16,
+        spare: [u8; 6],
+    }
+}
+
+const _: () = assert!(size_of::<Record>() == 32);
+
+impl Linked for Record {
+    fn next(&self) -> Id {
+        self.next
+    }
+    fn set_next(&mut self, next: Id) {
+        self.next = next;
+    }
+}
+
+impl Record {
+    fn state(&self) -> State {
+        if self.open.is_some() {
+            State::Open {
+                node: self.node,
+                open: self.open,
+            }
+        } else {
+            State::Walked { node: self.node }
+        }
+    }
+
+    fn set(&mut self, state: State) {
+        self.node = state.node();
+        self.open = state.open();
+    }
+}
+
+/// The table.
+pub struct Fids {
+    records: Slab<Record>,
+    index: Index,
+    key: Key,
+    /// First fid of each connection.
+    first: Region<Id>,
+}
+
+/// Fids next to each other in number lie next to each other in the index: clients count from 0 or 1 up.
+const RUN_BITS: u32 = 9;
+
+impl Fids {
+    /// Reserves the table. Errors: mmap(2)'s, getrandom(2)'s.
+    pub fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            records: Slab::reserve(FIDS)?,
+            index: Index::reserve(FIDS)?,
+            key: Key::random()?,
+            first: Region::reserve(CONNECTIONS)?,
+        })
+    }
+
+    fn hash(&self, connection: u16, fid: Fid) -> u64 {
+        let run = u64::from(connection) << 32 | u64::from(fid.0 >> RUN_BITS);
+        self.key
+            .hash(run, &[])
+            .wrapping_add(u64::from(fid.0 & ((1 << RUN_BITS) - 1)))
+    }
+
+    fn find(&self, connection: u16, fid: Fid) -> Option<Id> {
+        self.index
+            .find(&self.records, self.hash(connection, fid), |_, record| {
+                record.number == fid.0 && record.connection == connection
+            })
+    }
+
+    /// What a fid stands for. Error: `EBADF` no such fid.
+    pub fn get(&self, connection: u16, fid: Fid) -> Result<State, Errno> {
+        self.find(connection, fid)
+            .and_then(|id| self.records.get(id))
+            .map(Record::state)
+            .ok_or(Errno::BADF)
+    }
+
+    /// Whether [`Fids::set`] will find room for `fid`. Error: `ENOMEM` table full.
+    pub fn reserve(&self, connection: u16, fid: Fid) -> Result<(), Errno> {
+        if self.records.live() < self.records.capacity() || self.find(connection, fid).is_some() {
+            Ok(())
+        } else {
+            Err(Errno::NOMEM)
+        }
+    }
+
+    /// Makes `fid` stand for `state`. What it stood for before is the caller's to release.
+    /// Without room, which [`Fids::reserve`] tells before, `state` itself comes back.
+    pub fn set(&mut self, connection: u16, fid: Fid, state: State) -> Option<State> {
+        if let Some(record) = self
+            .find(connection, fid)
+            .and_then(|id| self.records.get_mut(id))
+        {
+            let was = record.state();
+            record.set(state);
+            return Some(was);
+        }
+        let first = self
+            .first
+            .get(usize::from(connection))
+            .copied()
+            .unwrap_or_default();
+        let mut record = Record {
+            number: fid.0,
+            next: Id::NONE,
+            node: Id::NONE,
+            open: Id::NONE,
+            before: Id::NONE,
+            after: first,
+            connection,
+            spare: [0; 6],
+        };
+        record.set(state);
+        let Some(id) = self.records.insert(record) else {
+            return Some(state);
+        };
+        if let Some(old_first) = self.records.get_mut(first) {
+            old_first.before = id;
+        }
+        if let Some(first) = self.first.get_mut(usize::from(connection)) {
+            *first = id;
+        }
+        let hash = self.hash(connection, fid);
+        self.index.insert(&mut self.records, hash, id);
+        None
+    }
+
+    /// Gives `fid` up. What it stood for is the caller's to release. Error: `EBADF` no such fid.
+    pub fn remove(&mut self, connection: u16, fid: Fid) -> Result<State, Errno> {
+        let id = self.find(connection, fid).ok_or(Errno::BADF)?;
+        self.remove_record(id).ok_or(Errno::BADF)
+    }
+
+    /// Gives up some fid of a connection. `None`: it has none.
+    pub fn remove_any(&mut self, connection: u16) -> Option<State> {
+        let id = *self.first.get(usize::from(connection))?;
+        self.remove_record(id)
+    }
+
+    fn remove_record(&mut self, id: Id) -> Option<State> {
+        let record = self.records.get(id)?;
+        let (state, connection, fid) = (record.state(), record.connection, Fid(record.number));
+        let (before, after) = (record.before, record.after);
+        if let Some(record) = self.records.get_mut(after) {
+            record.before = before;
+        }
+        match self.records.get_mut(before) {
+            Some(record) => record.after = after,
+            None => {
+                if let Some(first) = self.first.get_mut(usize::from(connection)) {
+                    *first = after;
+                }
+            }
+        }
+        let hash = self.hash(connection, fid);
+        self.index.remove(&mut self.records, hash, id);
+        self.records.remove(id);
+        Some(state)
+    }
+
+    /// Fids in use.
+    pub fn live(&self) -> usize {
+        self.records.live()
+    }
+
+    /// Whether [`Fids::trim`] has something to do.
+    pub fn wants_trim(&self) -> bool {
+        self.records.wants_trim() || self.index.wants_trim()
+    }
+
+    /// Gives memory back that holds no record, looking at `bytes` of the table.
+    pub fn trim(&mut self, bytes: usize) {
+        self.records.trim(bytes);
+        self.index.trim();
+    }
+}

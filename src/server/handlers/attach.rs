@@ -1,0 +1,84 @@
+//! Session messages: Tversion, Tattach, Tflush, Tclunk (protocol.md 3.5).
+
+use rustix::io::Errno;
+
+use crate::limits::FRAME_BYTES;
+use crate::p9::messages::{
+    Message, Rattach, Rclunk, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion,
+};
+use crate::p9::version::Version;
+use crate::p9::wire::{Fid, Str, Writer};
+use crate::server::dispatch::Session;
+use crate::server::fids::State;
+use crate::server::handlers::walk;
+
+/// Tversion -> Rversion. Agrees on message size and version; fids survive.
+///
+/// Errors, in this order: `EINVAL` msize 0; for gVisor's versions `EINVAL` msize above
+/// [`FRAME_BYTES`], for plain 9P2000.L it is lowered instead; `EINVAL` not a version. The size is in
+/// force from then on even if the version is refused. A version above ours is answered with ours.
+pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
+    let asked = Version::parse(t.version.0);
+    let msize = match usize::try_from(t.msize).map_err(|_| Errno::INVAL)? {
+        0 => return Err(Errno::INVAL),
+        larger if larger > FRAME_BYTES && asked != Some(Version::Plain) => {
+            return Err(Errno::INVAL);
+        }
+        msize => msize.min(FRAME_BYTES),
+    };
+    s.link.msize = msize;
+    let asked = asked.ok_or(Errno::INVAL)?;
+    let version = asked.min(Version::HIGHEST);
+    s.link.version = Some(version);
+    let mut buffer = [0; 32];
+    // As it was sent, leading zeros and all, where it is granted as it was asked.
+    let text = if version == asked {
+        t.version.0
+    } else {
+        version.text(&mut buffer)
+    };
+    let msize = u32::try_from(msize).map_err(|_| Errno::INVAL)?;
+    Rversion {
+        msize,
+        version: Str(text),
+    }
+    .encode(out);
+    Ok(())
+}
+
+/// Tattach -> Rattach. A fid for the attach point, or for what `aname` names below it.
+///
+/// Errors, in this order: `EINVAL` afid given; `ENOMEM` no room for the fid; `EIO` the attach point
+/// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; then those of
+/// a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15).
+pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
+    if t.afid != Fid::NONE {
+        return Err(Errno::INVAL);
+    }
+    s.fids.reserve(s.link.id, t.fid)?;
+    let root = s.fs.attach(s.link.id)?;
+    let path = t.aname.0.strip_prefix(b"/").unwrap_or(t.aname.0);
+    let node = if path.is_empty() {
+        root
+    } else {
+        let below = walk::descend(s, root, path.split(|&byte| byte == b'/'), |_| {});
+        s.fs.release(root);
+        below?
+    };
+    s.bind(t.fid, State::Walked { node });
+    Ok(Rattach {
+        qid: s.fs.qid(s.fs.root(s.link.id))?,
+    })
+}
+
+/// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already.
+pub fn flush(_: Tflush) -> Result<Rflush, Errno> {
+    Ok(Rflush {})
+}
+
+/// Tclunk -> Rclunk. Error: `EBADF` no such fid.
+pub fn clunk(s: &mut Session<'_>, t: Tclunk) -> Result<Rclunk, Errno> {
+    let state = s.fids.remove(s.link.id, t.fid)?;
+    s.release(state);
+    Ok(Rclunk {})
+}

@@ -1,0 +1,49 @@
+//! Attributes and what else is asked of a file without opening it (protocol.md 3.8, 3.10).
+
+use rustix::io::Errno;
+
+use crate::fs::attr::Kind;
+use crate::limits::LINK_BYTES;
+use crate::p9::attr::GetMask;
+use crate::p9::messages::{Rgetattr, Rstatfs, Tgetattr, Treadlink, Tstatfs};
+use crate::p9::wire::{Field, Writer};
+use crate::server::dispatch::Session;
+
+/// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
+///
+/// Errors, in this order: `EBADF` no such fid; then fstat(2)'s.
+pub fn getattr(s: &mut Session<'_>, t: Tgetattr) -> Result<Rgetattr, Errno> {
+    let state = s.get(t.fid)?;
+    let meta = s.fs.meta(state.node(), state.open())?;
+    Ok(Rgetattr {
+        valid: GetMask::GIVEN,
+        qid: s.fs.qid(state.node())?,
+        attr: meta.attr(),
+    })
+}
+
+/// Tstatfs -> Rstatfs. Errors, in this order: `EBADF` no such fid; then fstatfs(2)'s.
+pub fn statfs(s: &mut Session<'_>, t: Tstatfs) -> Result<Rstatfs, Errno> {
+    let state = s.get(t.fid)?;
+    Ok(Rstatfs {
+        statfs: s.fs.statfs(state.node(), state.open())?,
+    })
+}
+
+/// Treadlink -> Rreadlink.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a symlink; `ENAMETOOLONG`
+/// no room, or longer than [`LINK_BYTES`]; then readlinkat(2)'s.
+pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Result<(), Errno> {
+    let node = s.get(t.fid)?.node();
+    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Symlink {
+        return Err(Errno::INVAL);
+    }
+    let mut target = [0; LINK_BYTES];
+    let len = s.fs.readlink(node, &mut target)?;
+    u16::try_from(len)
+        .map_err(|_| Errno::NAMETOOLONG)?
+        .write(out);
+    out.bytes(target.get(..len).unwrap_or_default());
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! File data (protocol.md 3.8).
+
+use rustix::io::Errno;
+
+use crate::limits::FRAME_BYTES;
+use crate::p9::messages::{Rflushf, Rfsync, Rwrite, Tflushf, Tfsync, Tread, Twrite};
+use crate::p9::wire::{Field, Writer};
+use crate::server::dispatch::Session;
+
+/// Tread -> Rread. One pread(2) straight into the reply.
+///
+/// Errors, in this order: `EBADF` no such fid; `ENOBUFS` count above [`FRAME_BYTES`]; `EINVAL` not open;
+/// `EPERM` open for writing alone; then pread(2)'s: `EISDIR`, `EINVAL` an offset of 2^63 or more.
+/// A count above what the message size holds is cut.
+pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), Errno> {
+    let state = s.get(t.fid)?;
+    let count = t.count as usize;
+    if count > FRAME_BYTES {
+        return Err(Errno::NOBUFS);
+    }
+    let open = state.opened()?;
+    if s.fs.access(open)?.is_write_only() {
+        return Err(Errno::PERM);
+    }
+    let count_at = out.len();
+    0u32.write(out);
+    let room = out.room();
+    let count = count.min(room.len());
+    let done =
+        s.fs.read(open, t.offset, room.get_mut(..count).unwrap_or_default())?;
+    out.advance(done);
+    out.patch(count_at, &u32::try_from(done).unwrap_or(0).to_le_bytes());
+    Ok(())
+}
+
+/// Twrite -> Rwrite. Straight from the request's bytes; what was written before a failure is told,
+/// and the failure if it was nothing.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` not open; `EPERM` open for reading alone;
+/// then pwrite(2)'s.
+pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
+    let open = s.get(t.fid)?.opened()?;
+    if s.fs.access(open)?.is_read_only() {
+        return Err(Errno::PERM);
+    }
+    let done = s.fs.write(open, t.offset, t.data.0)?;
+    Ok(Rwrite {
+        count: u32::try_from(done).unwrap_or(0),
+    })
+}
+
+/// Tfsync -> Rfsync, of data and metadata, also of a directory.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` not open; then fsync(2)'s.
+pub fn fsync(s: &mut Session<'_>, t: Tfsync) -> Result<Rfsync, Errno> {
+    let open = s.get(t.fid)?.opened()?;
+    s.fs.sync(open)?;
+    Ok(Rfsync {})
+}
+
+/// Tflushf -> Rflushf. The client closed the file; nothing is held back that would have to be written.
+///
+/// Error: `EBADF` no such fid.
+pub fn flushf(s: &mut Session<'_>, t: Tflushf) -> Result<Rflushf, Errno> {
+    s.get(t.fid)?;
+    Ok(Rflushf {})
+}

@@ -1,0 +1,60 @@
+//! Treaddir (protocol.md 3.9).
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::fs::attr::Kind;
+use crate::p9::messages::Treaddir;
+use crate::p9::qid::{Qid, QidType};
+use crate::p9::wire::{Field, Str, Writer};
+use crate::server::dispatch::Session;
+
+/// Treaddir -> Rreaddir. Whole entries, `.` and `..` left out, from the one that `offset` leads to on;
+/// offsets are the host's own cookies, 0 is the start. No entry: the end.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, not a directory, or not open;
+/// `EINVAL` count holds not even the next entry; then lseek(2)'s and getdents64(2)'s.
+pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result<(), Errno> {
+    let state = s.get(t.fid)?;
+    let node = state.node();
+    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Directory {
+        return Err(Errno::INVAL);
+    }
+    let open = state.opened()?;
+    let count_at = out.len();
+    0u32.write(out);
+    let start = out.len();
+    let room = out.room().len().min(t.count as usize);
+    // An entry's wire form is at most 7/6 of its host form, so that what this reads has room.
+    let host_bytes = room / 7 * 6;
+    let device = s.fs.entry_qid_path(node, 0)?;
+    s.fs.read_dir(open, t.offset, host_bytes, |entry| {
+        let bytes = <Qid as Field>::LEAST + 8 + 1 + 2 + entry.name.len();
+        if out.len() - start + bytes > room {
+            return false;
+        }
+        let kind = qid_type(entry.kind);
+        Qid {
+            kind,
+            version: 0,
+            path: device | entry.inode & (u64::MAX >> 8),
+        }
+        .write(out);
+        entry.next.write(out);
+        kind.0.write(out);
+        Str(entry.name).write(out);
+        true
+    })?;
+    let bytes = u32::try_from(out.len() - start).unwrap_or(0);
+    out.patch(count_at, &bytes.to_le_bytes());
+    Ok(())
+}
+
+fn qid_type(kind: FileType) -> QidType {
+    match kind {
+        FileType::Directory => QidType::DIRECTORY,
+        FileType::Symlink => QidType::SYMLINK,
+        FileType::Socket | FileType::Fifo | FileType::CharacterDevice => QidType::APPEND,
+        _ => QidType::REGULAR,
+    }
+}

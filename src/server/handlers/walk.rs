@@ -1,0 +1,147 @@
+//! Twalk and Twalkgetattr (protocol.md 3.6).
+
+use rustix::io::Errno;
+
+use crate::fs::NodeId;
+use crate::fs::attr::{Kind, Meta};
+use crate::fs::name::Name;
+use crate::limits::WALK_NAMES;
+use crate::p9::attr::GetMask;
+use crate::p9::messages::{Message, Rwalk, Rwalkgetattr, Twalk, Twalkgetattr};
+use crate::p9::qid::Qid;
+use crate::p9::wire::{Fid, Field, List, Str, Writer};
+use crate::server::dispatch::Session;
+use crate::server::fids::State;
+
+/// Twalk -> Rwalk. A fid for the file that the names lead to; without names, another one for the
+/// same path. All names or none: a failure on the way leaves newfid as it was.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` a name that is none; `EBUSY` the fid is open;
+/// `E2BIG` more than [`WALK_NAMES`] names; `EMSGSIZE` no room for the reply; `ENOMEM` no room for
+/// newfid; then for each name `EINVAL` its parent is no directory, `ENOENT` its parent is deleted,
+/// and those of [`crate::fs::Fs::walk`]. The reply has a qid a name.
+pub fn walk(s: &mut Session<'_>, t: Twalk<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
+    let from = check(s, t.fid, t.newfid, t.names, Rwalk::LEAST, out)?;
+    let count = out.len();
+    0u16.write(out);
+    let (node, _) = go(s, from, t.names, out)?;
+    patch_count(out, count, t.names.len());
+    s.bind(t.newfid, State::Walked { node });
+    Ok(())
+}
+
+/// Twalkgetattr -> Rwalkgetattr. As [`walk`], with the attributes of where it ends, before the qids.
+///
+/// Errors: those of a walk, then fstat(2)'s of a clone.
+pub fn walkgetattr(
+    s: &mut Session<'_>,
+    t: Twalkgetattr<'_>,
+    out: &mut Writer<'_>,
+) -> Result<(), Errno> {
+    let from = check(s, t.fid, t.newfid, t.names, Rwalkgetattr::LEAST, out)?;
+    GetMask::GIVEN.write(out);
+    let attr_at = out.len();
+    out.advance(<crate::p9::attr::Attr as Field>::LEAST);
+    let count = out.len();
+    0u16.write(out);
+    let (node, meta) = go(s, from, t.names, out)?;
+    let meta = match meta {
+        Some(meta) => meta,
+        None => {
+            s.fs.meta(node, crate::tables::Id::NONE)
+                .inspect_err(|_| s.fs.release(node))?
+        }
+    };
+    patch_count(out, count, t.names.len());
+    let mut bytes = [0; <crate::p9::attr::Attr as Field>::LEAST];
+    meta.attr().write(&mut Writer::new(&mut bytes));
+    out.patch(attr_at, &bytes);
+    s.bind(t.newfid, State::Walked { node });
+    Ok(())
+}
+
+fn check(
+    s: &Session<'_>,
+    fid: Fid,
+    newfid: Fid,
+    names: List<'_, Str<'_>>,
+    reply: usize,
+    out: &mut Writer<'_>,
+) -> Result<NodeId, Errno> {
+    let state = s.get(fid)?;
+    for name in names.iter() {
+        Name::new(name.0)?;
+    }
+    state.not_opened(Errno::BUSY)?;
+    if names.len() > WALK_NAMES {
+        return Err(Errno::TOOBIG);
+    }
+    if out.room().len() + out.len() < reply + names.len() * <Qid as Field>::LEAST {
+        return Err(Errno::MSGSIZE);
+    }
+    s.fids.reserve(s.link.id, newfid)?;
+    Ok(state.node())
+}
+
+fn patch_count(out: &mut Writer<'_>, at: usize, count: usize) {
+    out.patch(at, &u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
+}
+
+/// The walk itself: where it ends, with one reference, and that file's attributes if names led there.
+fn go(
+    s: &mut Session<'_>,
+    from: NodeId,
+    names: List<'_, Str<'_>>,
+    out: &mut Writer<'_>,
+) -> Result<(NodeId, Option<Meta>), Errno> {
+    if names.is_empty() {
+        s.fs.hold(from);
+        return Ok((from, None));
+    }
+    let mut last = None;
+    let node = descend_with(s, from, names.iter().map(|name| name.0), |qid, meta| {
+        qid.write(out);
+        last = Some(meta);
+    })?;
+    Ok((node, last))
+}
+
+/// Walks names from `from` down; the node where they end, with one reference for the caller.
+/// `from` itself keeps its references. Errors: see [`walk`].
+pub fn descend<'n>(
+    s: &mut Session<'_>,
+    from: NodeId,
+    names: impl Iterator<Item = &'n [u8]>,
+    mut each: impl FnMut(Qid),
+) -> Result<NodeId, Errno> {
+    descend_with(s, from, names, |qid, _| each(qid))
+}
+
+fn descend_with<'n>(
+    s: &mut Session<'_>,
+    from: NodeId,
+    names: impl Iterator<Item = &'n [u8]>,
+    mut each: impl FnMut(Qid, Meta),
+) -> Result<NodeId, Errno> {
+    s.fs.hold(from);
+    let mut at = from;
+    for name in names {
+        let step = step(s, at, name);
+        s.fs.release(at); // a node below holds it from here on
+        let (node, meta) = step?;
+        at = node;
+        each(s.fs.qid(at)?, meta);
+    }
+    Ok(at)
+}
+
+fn step(s: &mut Session<'_>, at: NodeId, name: &[u8]) -> Result<(NodeId, Meta), Errno> {
+    let name = Name::new(name)?;
+    if s.fs.kind(at)? != Kind::Directory {
+        return Err(Errno::INVAL);
+    }
+    if s.fs.is_deleted(at) {
+        return Err(Errno::NOENT);
+    }
+    s.fs.walk(at, name)
+}

@@ -1,0 +1,269 @@
+//! The poll loop: one thread, all connections, turn by turn.
+//!
+//! A turn serves requests that are already in a connection's buffer, until they are used up, the
+//! peer must read first, or the turn has cost [`TURN_COST`] units. So one connection delays another by
+//! at most one turn and one request of each that has work. Replies of a turn are sent together.
+
+pub mod connection;
+pub mod dispatch;
+pub mod fids;
+pub mod handlers;
+
+use alloc::vec::Vec;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{OwnedFd, RawFd};
+use rustix::io::Errno;
+
+use self::connection::{Connection, Next, Sent};
+use self::dispatch::{Session, dispatch};
+use self::fids::Fids;
+use crate::fs::Fs;
+use crate::limits::{
+    CONNECTIONS, LOG_FD, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES,
+    TURN_COST,
+};
+use crate::log::Log;
+use crate::sys::fd::fixed;
+
+/// A place for a connection.
+#[allow(clippy::large_enum_variant)] // nothing is boxed: the list is made once
+enum Place {
+    /// It is served.
+    Live(Connection),
+    /// It has ended; its fids are being given up.
+    Ending(RawFd),
+    /// Nothing of it is left.
+    Ended,
+}
+
+/// The server.
+pub struct Server<'a> {
+    places: Vec<Place>,
+    fids: Fids,
+    fs: Fs,
+    log: &'a Log,
+    wakeups: u32,
+}
+
+/// What is left to do before the next wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All connections have ended and nothing is held.
+    Nothing,
+    /// Wait for the peers.
+    Idle,
+    /// Look at the peers and go on at once.
+    Work,
+}
+
+impl<'a> Server<'a> {
+    /// Reserves the buffers of each socket; the numbers are those of the command line.
+    /// Socket k serves attach point k. Errors: mmap(2)'s, getrandom(2)'s.
+    pub fn new(sockets: Vec<(OwnedFd, RawFd)>, fs: Fs, log: &'a Log) -> Result<Self, Errno> {
+        let mut places = Vec::with_capacity(sockets.len());
+        for (id, (socket, name)) in (0u16..).zip(sockets) {
+            places.push(Place::Live(Connection::new(id, socket, name)?));
+        }
+        Ok(Self {
+            places,
+            fids: Fids::new()?,
+            fs,
+            log,
+            wakeups: 0,
+        })
+    }
+
+    /// Serves until every connection has ended. Error: ppoll(2)'s, which has no reason to fail.
+    pub fn serve(&mut self) -> Result<(), Errno> {
+        loop {
+            let left = self.take_turns();
+            if left == Left::Nothing {
+                return Ok(());
+            }
+            self.wait(left == Left::Work)?;
+        }
+    }
+
+    /// One turn for each connection that has work.
+    fn take_turns(&mut self) -> Left {
+        let mut left = Left::Nothing;
+        for at in 0..self.places.len() {
+            let now = self.take_turn(at);
+            left = match (left, now) {
+                (Left::Work, _) | (_, Left::Work) => Left::Work,
+                (Left::Nothing, Left::Nothing) => Left::Nothing,
+                _ => Left::Idle,
+            };
+        }
+        if self.fs.reap(RELEASES_PER_TURN) {
+            Left::Work
+        } else {
+            left
+        }
+    }
+
+    fn take_turn(&mut self, at: usize) -> Left {
+        let Some(place) = self.places.get_mut(at) else {
+            return Left::Nothing;
+        };
+        match place {
+            Place::Live(connection) => {
+                if connection.has_work() && !turn(connection, &mut self.fids, &mut self.fs)
+                    || connection.is_done()
+                {
+                    self.end(at);
+                    return Left::Work;
+                }
+                if connection.has_work() {
+                    Left::Work
+                } else {
+                    Left::Idle
+                }
+            }
+            Place::Ending(name) => {
+                let name = *name;
+                let id = u16::try_from(at).unwrap_or(u16::MAX);
+                for _ in 0..RELEASES_PER_TURN {
+                    let Some(state) = self.fids.remove_any(id) else {
+                        self.fs.detach(id);
+                        self.log.info(format_args!("Connection on FD {name} ended"));
+                        *place = Place::Ended;
+                        break;
+                    };
+                    self.fs.release_open(state.open());
+                    self.fs.release(state.node());
+                }
+                Left::Work
+            }
+            Place::Ended => Left::Nothing,
+        }
+    }
+
+    /// Closes a connection's socket; what its fids hold is given up turn by turn.
+    fn end(&mut self, at: usize) {
+        let Some(place) = self.places.get_mut(at) else {
+            return;
+        };
+        if let Place::Live(connection) = place {
+            connection.abandon(&mut self.fs);
+            connection.forget_input();
+            connection.trim();
+            let name = connection.name;
+            *place = Place::Ending(name);
+        }
+    }
+
+    /// Waits until a peer has something, or looks only; receives and sends what can be.
+    fn wait(&mut self, only_look: bool) -> Result<(), Errno> {
+        let mut polled: [PollFd<'_>; CONNECTIONS] =
+            core::array::from_fn(|_| PollFd::from_borrowed_fd(fixed(LOG_FD), PollFlags::empty()));
+        let mut owners = [0usize; CONNECTIONS];
+        let mut count = 0;
+        let mut untrimmed = self.fids.wants_trim() || self.fs.wants_trim();
+        for (at, place) in self.places.iter().enumerate() {
+            let Place::Live(connection) = place else {
+                continue;
+            };
+            untrimmed |= connection.wants_trim();
+            if let (Some(fd), Some(owner)) = (polled.get_mut(count), owners.get_mut(count)) {
+                *fd = PollFd::from_borrowed_fd(connection.socket(), connection.interest());
+                *owner = at;
+                count += 1;
+            }
+        }
+        let timeout = if only_look {
+            Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            })
+        } else if untrimmed {
+            Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: i64::from(TRIM_AFTER_MS) * 1_000_000,
+            })
+        } else {
+            None
+        };
+        let ready = match poll(
+            polled.get_mut(..count).unwrap_or_default(),
+            timeout.as_ref(),
+        ) {
+            Ok(ready) => ready,
+            Err(Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        let mut events = [PollFlags::empty(); CONNECTIONS];
+        for (events, fd) in events.iter_mut().zip(polled.iter().take(count)) {
+            *events = fd.revents();
+        }
+        for (&events, &at) in events.iter().zip(&owners).take(count) {
+            if !events.is_empty() {
+                self.meet(at, events);
+            }
+        }
+        self.wakeups = self.wakeups.wrapping_add(1);
+        if untrimmed
+            && (ready == 0 && !only_look || self.wakeups.is_multiple_of(TRIM_EVERY_WAKEUPS))
+        {
+            self.trim();
+        }
+        Ok(())
+    }
+
+    /// Receives from and sends to a peer that poll says is ready. A hang-up or an error shows in both.
+    fn meet(&mut self, at: usize, events: PollFlags) {
+        let Some(Place::Live(connection)) = self.places.get_mut(at) else {
+            return;
+        };
+        if events.contains(PollFlags::NVAL) {
+            self.end(at); // poll would say so for ever
+            return;
+        }
+        let interest = connection.interest();
+        let over = PollFlags::ERR | PollFlags::HUP;
+        if interest.contains(PollFlags::OUT) && events.intersects(PollFlags::OUT | over) {
+            connection.flush(&mut self.fs);
+        }
+        if interest.contains(PollFlags::IN) && events.intersects(PollFlags::IN | over) {
+            connection.receive();
+        }
+    }
+
+    fn trim(&mut self) {
+        self.fids.trim(TRIM_STEP_BYTES);
+        self.fs.trim(TRIM_STEP_BYTES);
+        for place in &mut self.places {
+            if let Place::Live(connection) = place {
+                connection.trim();
+            }
+        }
+    }
+}
+
+/// Serves requests that are there. False: the connection is over.
+fn turn(connection: &mut Connection, fids: &mut Fids, fs: &mut Fs) -> bool {
+    let mut cost = 0;
+    while cost < TURN_COST {
+        let (header, body) = match connection.next() {
+            Next::Frame(header, body) => (header, body),
+            Next::Incomplete => break,
+            Next::Bad => {
+                // What was asked before is answered, as far as the peer takes it at once.
+                connection.flush(fs);
+                return false;
+            }
+        };
+        let bound = connection.reply_bound(header, &body);
+        if !connection.has_room(bound) && connection.flush(fs) == Sent::Blocked {
+            break;
+        }
+        let (body, room, link) = connection.parts(body);
+        let answered = dispatch(&mut Session { link, fids, fs }, header, body, room);
+        connection.answer(header.size, answered.reply, answered.donated);
+        cost += answered.cost;
+        fs.reap(RELEASES_PER_TURN);
+    }
+    connection.flush(fs);
+    true
+}

@@ -1,0 +1,155 @@
+//! The heap: a region mapped before the first allocation, handed out from its start.
+//!
+//! Only start-up allocates (the spec's JSON, the list of connections). What is freed in the order
+//! it came is used again; the rest is not missed. [`Arena::seal`] ends it before serving.
+#![allow(unsafe_code)]
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ptr;
+
+use crate::sys::memory::Region;
+
+struct State {
+    region: Option<Region<u8>>,
+    used: usize,
+    sealed: bool,
+}
+
+/// A bump allocator for a process with one thread.
+pub struct Arena(UnsafeCell<State>);
+
+// SAFETY: the program has one thread, before and behind the filter, which allows no clone.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// An arena with no memory yet: every allocation fails.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new(State {
+            region: None,
+            used: 0,
+            sealed: false,
+        }))
+    }
+
+    #[allow(clippy::mut_from_ref)]
+    fn state(&self) -> &mut State {
+        // SAFETY: one thread, no signal handlers, and no caller in this file keeps the borrow.
+        unsafe { &mut *self.0.get() }
+    }
+
+    /// Gives the arena memory for what comes. Blocks in an earlier region stay where they are.
+    pub fn provide(&self, region: Region<u8>) {
+        let state = self.state();
+        state.region = Some(region);
+        state.used = 0;
+    }
+
+    /// From here on every allocation fails, and memory that was handed out and freed goes back.
+    pub fn seal(&self) {
+        let state = self.state();
+        state.sealed = true;
+        let used = state.used;
+        if let Some(region) = &mut state.region {
+            let len = region.len();
+            region.discard(used..len);
+        }
+    }
+
+    /// Bytes handed out and not reclaimed.
+    pub fn used_bytes(&self) -> usize {
+        self.state().used
+    }
+}
+
+// SAFETY: blocks lie in one region, do not overlap (`used` only moves back over the last block),
+// and are aligned as asked.
+unsafe impl GlobalAlloc for Arena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let state = self.state();
+        let Some(region) = &mut state.region else {
+            return ptr::null_mut();
+        };
+        if state.sealed || layout.align() > crate::limits::PAGE_BYTES {
+            return ptr::null_mut();
+        }
+        let start = state.used.next_multiple_of(layout.align());
+        let Some(end) = start.checked_add(layout.size()) else {
+            return ptr::null_mut();
+        };
+        match region.get_mut(start..end) {
+            Some(block) => {
+                state.used = end;
+                block.as_mut_ptr()
+            }
+            None => ptr::null_mut(),
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let state = self.state();
+        let Some(region) = &state.region else { return };
+        let start = block.addr().wrapping_sub(region.as_ptr().addr());
+        if start.wrapping_add(layout.size()) == state.used {
+            state.used = start;
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let state = self.state();
+        if let Some(region) = &state.region {
+            let start = block.addr().wrapping_sub(region.as_ptr().addr());
+            let last = start.wrapping_add(layout.size()) == state.used;
+            if last && !state.sealed {
+                return match start.checked_add(new_size) {
+                    Some(end) if end <= region.len() => {
+                        state.used = end;
+                        block
+                    }
+                    _ => ptr::null_mut(),
+                };
+            }
+        }
+        if new_size <= layout.size() {
+            return block;
+        }
+        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
+            return ptr::null_mut();
+        };
+        // SAFETY: `new_size` is not zero, as the caller of realloc promises.
+        let new = unsafe { self.alloc(new_layout) };
+        if !new.is_null() {
+            // SAFETY: both blocks are handed out, do not overlap, and hold at least the old size.
+            unsafe { ptr::copy_nonoverlapping(block, new, layout.size()) };
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_freed_in_order_are_used_again_and_a_sealed_arena_gives_none() {
+        let arena = Arena::new();
+        let layout = Layout::from_size_align(24, 8).unwrap();
+        // SAFETY: the layout's size is not zero.
+        assert!(unsafe { arena.alloc(layout) }.is_null());
+        arena.provide(Region::reserve(4096).unwrap());
+        // SAFETY: as above.
+        let first = unsafe { arena.alloc(layout) };
+        // SAFETY: allocated just above with this layout.
+        let grown = unsafe { arena.realloc(first, layout, 100) };
+        assert_eq!(first, grown);
+        // SAFETY: its layout since it grew.
+        unsafe { arena.dealloc(grown, Layout::from_size_align(100, 8).unwrap()) };
+        assert_eq!(arena.used_bytes(), 0);
+        // SAFETY: as above.
+        assert!(unsafe { arena.alloc(Layout::from_size_align(5000, 1).unwrap()) }.is_null());
+        arena.seal();
+        // SAFETY: as above.
+        assert!(unsafe { arena.alloc(layout) }.is_null());
+    }
+}

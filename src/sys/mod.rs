@@ -1,0 +1,8 @@
+//! The few things rustix lacks and what must be `unsafe`, behind safe signatures. The one room with `unsafe`.
+
+pub mod arena;
+pub mod args;
+pub mod fd;
+pub mod memory;
+pub mod raw;
+pub mod relro;

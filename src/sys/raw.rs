@@ -1,0 +1,131 @@
+//! System calls that rustix lacks, by number from linux-raw-sys.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+
+use linux_raw_sys::general::{
+    __NR_clock_gettime, __NR_close_range, __NR_exit_group, __NR_prctl, __NR_rt_sigaction,
+    __NR_seccomp, CLOCK_REALTIME, SIGPIPE, kernel_sigaction, kernel_sigset_t, timespec,
+};
+use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
+use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
+use linux_raw_sys::signal_macros::sig_ign;
+use rustix::fd::RawFd;
+use rustix::io::Errno;
+
+#[repr(C)]
+struct BpfProgram {
+    len: u16,
+    filter: *const sock_filter,
+}
+
+/// # Safety
+/// The call's own conditions on its arguments hold.
+#[cfg(target_arch = "x86_64")]
+unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize {
+    let result: isize;
+    // SAFETY: the caller vouches for the arguments; the kernel clobbers rcx and r11 alone.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as usize => result,
+             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
+             lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// # Safety
+/// The call's own conditions on its arguments hold.
+#[cfg(target_arch = "aarch64")]
+unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize {
+    let result: isize;
+    // SAFETY: the caller vouches for the arguments; the kernel clobbers no other register.
+    unsafe {
+        asm!("svc 0", in("x8") number as usize, inlateout("x0") a => result,
+             in("x1") b, in("x2") c, in("x3") d, options(nostack));
+    }
+    result
+}
+
+fn check(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result)
+        .map_err(|_| i32::try_from(-result).map_or(Errno::INVAL, Errno::from_raw_os_error))
+}
+
+/// Whether the kernel knows seccomp action `action` (seccomp(2), SECCOMP_GET_ACTION_AVAIL).
+pub fn seccomp_has_action(action: u32) -> bool {
+    let at = core::ptr::from_ref(&action).addr();
+    // SAFETY: the kernel reads one u32 from `at` during the call.
+    check(unsafe { syscall4(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL as usize, 0, at, 0) }).is_ok()
+}
+
+/// Puts the filter on the calling thread, for ever (seccomp(2), SECCOMP_SET_MODE_FILTER).
+///
+/// Errors: `EINVAL` not a valid program, or longer than 4,096; `EACCES` no_new_privs is not set
+/// and CAP_SYS_ADMIN is missing.
+pub fn seccomp_install(program: &[sock_filter]) -> Result<(), Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    let program = BpfProgram {
+        len,
+        filter: program.as_ptr(),
+    };
+    let at = core::ptr::from_ref(&program).addr();
+    // SAFETY: the kernel copies `len` instructions from the slice during the call.
+    check(unsafe { syscall4(__NR_seccomp, SECCOMP_SET_MODE_FILTER as usize, 0, at, 0) }).map(|_| ())
+}
+
+/// prctl(PR_SET_NO_NEW_PRIVS, 1) with every unused argument zero, which the kernel demands.
+pub fn no_new_privs() -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    check(unsafe { syscall4(__NR_prctl, PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0) }).map(|_| ())
+}
+
+/// Ignores SIGPIPE: a log that is a pipe may lose its reader.
+pub fn ignore_sigpipe() -> Result<(), Errno> {
+    // SAFETY: all fields are integers, pointers and options, for which zero bytes are values.
+    let mut action: kernel_sigaction = unsafe { core::mem::zeroed() };
+    action.sa_handler_kernel = sig_ign();
+    let at = core::ptr::from_ref(&action).addr();
+    // SAFETY: the kernel reads one kernel_sigaction, whose mask has the size given last.
+    check(unsafe {
+        syscall4(
+            __NR_rt_sigaction,
+            SIGPIPE as usize,
+            at,
+            0,
+            size_of::<kernel_sigset_t>(),
+        )
+    })
+    .map(|_| ())
+}
+
+/// Closes the descriptors `first` to `last`, both included, by number: for the stray ones that the
+/// process was started with and nothing in the program owns. Errors: `ENOSYS` before Linux 5.9.
+pub fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    let (first, last) = (
+        first.cast_unsigned() as usize,
+        last.cast_unsigned() as usize,
+    );
+    // SAFETY: no pointers.
+    check(unsafe { syscall4(__NR_close_range, first, last, 0, 0) }).map(|_| ())
+}
+
+/// Seconds and nanoseconds since 1970 (clock_gettime(2)). The call, not the vDSO: finding that
+/// would open files at its first use.
+pub fn wall_clock() -> (i64, i64) {
+    let mut now = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let at = core::ptr::from_mut(&mut now).addr();
+    // SAFETY: the kernel writes one timespec at `at` during the call.
+    let _cannot_fail = unsafe { syscall4(__NR_clock_gettime, CLOCK_REALTIME as usize, at, 0, 0) };
+    (now.tv_sec, now.tv_nsec)
+}
+
+/// Ends the process. Not exit(3): nothing is flushed or run, and the filter allows no more.
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: no pointers; the call does not return.
+        let _ = unsafe { syscall4(__NR_exit_group, status.cast_unsigned() as usize, 0, 0, 0) };
+    }
+}

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The one entry: builds, tests and shows gofer. `./build.sh help` lists what it can do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'TEXT'
+usage: ./build.sh [command]
+
+  (none)       build the stripped release binary as target/gofer
+  test         everything that CI checks: build, lints, unit tests, the suite against the binary; as root
+  demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
+  help         this text
+TEXT
+}
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
+
+# Installs Debian packages that are missing, where that may be done; names them otherwise.
+need_packages() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+        die "missing packages: ${missing[*]} (as root: apt-get install -y ${missing[*]})"
+    fi
+    say "installing ${missing[*]}"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+        >target/packages.log 2>&1 || { tail -n 20 target/packages.log >&2; die "cannot install ${missing[*]}"; }
+}
+
+need_tools() {
+    mkdir -p target
+    command -v cargo >/dev/null || die "no cargo: install Rust by rustup"
+    need_packages gcc libc6-dev musl-dev
+}
+
+# Runs a stage under its name and prints the seconds that it took.
+stage() {
+    local name=$1 begun=$SECONDS
+    shift
+    say "== $name"
+    "$@"
+    say "== $name: $((SECONDS - begun)) s"
+}
+
+# The program is built by itself: with the tests in the same call, cargo would unify their features.
+build() {
+    cargo build --locked --release --bin gofer
+    install -m 755 target/release/gofer target/gofer.new
+    mv target/gofer.new target/gofer
+    say "target/gofer: $(stat -c %s target/gofer) bytes"
+}
+
+lint() {
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+    cargo fmt --all --check
+    cargo clippy --locked --release --lib --bin gofer -- -D warnings
+    cargo clippy --locked --all-targets -- -D warnings
+}
+
+test_all() {
+    [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
+    stage packages need_tools
+    stage build build
+    stage lint lint
+    stage compile cargo test --locked --no-run
+    stage test cargo test --locked --quiet
+}
+
+case "${1-}" in
+    "") need_tools; build ;;
+    test) test_all ;;
+    demo)
+        shift
+        need_tools
+        build
+        cargo run --locked --quiet --release --example 9p -- demo "$@"
+        ;;
+    help | -h | --help) usage ;;
+    *) usage >&2; exit 2 ;;
+esac

@@ -18,6 +18,7 @@ mod connections;
 mod create;
 mod data;
 mod dir;
+mod frames;
 mod harness;
 mod hostile;
 mod misc;

@@ -3,7 +3,7 @@
 use super::harness::{ROOT, TempDir, status_field};
 use super::p9::{Answer, Client, Data, Fault, NOID, O_RDONLY, O_RDWR, QT_FILE};
 use super::show::{self, printable};
-use super::{DEPTH, FILE, Outcome, Served, branch, in_a_namespace};
+use super::{DEPTH, FILE, LINK, Outcome, Served, branch, in_a_namespace};
 use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Write};
@@ -133,6 +133,9 @@ pub(crate) fn run(binary: &Path, dir: Option<&Path>) -> Outcome {
 
     heading(out, "Ways out, refused")?;
     refusals(client, scratch.as_ref().ok(), out)?;
+    for fid in [FILE, LINK, DEPTH] {
+        let _ = client.clunk(fid); // some are not in use
+    }
     drop(scratch);
 
     heading(

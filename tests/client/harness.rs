@@ -75,7 +75,7 @@ impl TempDir {
         reserve_low_numbers();
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("gofer-test-{}-{count}", std::process::id());
+            let name = format!("gofer-{}-{count}", std::process::id());
             let path = std::env::temp_dir().join(name);
             match fs::create_dir(&path) {
                 Ok(()) => {

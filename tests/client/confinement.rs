@@ -257,6 +257,30 @@ fn descriptors_nobody_named_are_closed() {
     expect_served(&mut s, &tree);
 }
 
+/// No served file may come to stand where the log is written.
+#[test]
+fn descriptors_0_to_2_closed_at_start_are_never_files() {
+    let tree = tree_with_spec();
+    let words = [
+        "-c".to_owned(),
+        "exec \"$0\" \"$@\" 0<&- 1>&- 2>&-".to_owned(),
+        crate::harness::binary().to_str().unwrap().to_owned(),
+        format!("--bundle={}", tree.bundle().display()),
+        "--io-fds=3".to_owned(),
+    ];
+    let mut s = session_of(Launch::raw(&words).binary(Path::new("/bin/sh")));
+    for fid in 10..20 {
+        s.open(ROOT, fid, "a", O_RDWR).unwrap();
+    }
+    for (number, link) in s.gofer.descriptors().unwrap() {
+        let link = link.to_str().unwrap();
+        let named = number > 2 || link == "/dev/null" || link.starts_with("pipe:") || link == "/";
+        assert!(named, "{number} {link}");
+    }
+    s.write(10, 0, Data(b"t")).unwrap();
+    assert_eq!(tree.read("a"), b"text");
+}
+
 /// Any number may be an io-fd, also those the program would rather use itself.
 #[test]
 fn descriptors_of_connections_may_have_any_number() {
@@ -270,7 +294,8 @@ fn descriptors_of_connections_may_have_any_number() {
             number.to_string().into(),
         ];
         let mut gofer = Launch::raw(&words).sockets(sockets).start();
-        gofer.connect(sockets - 1).walk_to(ROOT, 2, "a").unwrap();
+        let mut client = gofer.connect(sockets - 1);
+        client.walk_to(ROOT, 2, "a").unwrap();
         let rest = gofer.descriptors().unwrap();
         let sockets = rest
             .iter()
@@ -441,6 +466,18 @@ fn fallback_opens_a_file_mount() {
     assert_eq!(client.read_all(2).unwrap(), b"127.0.0.1\n");
 }
 
+#[test]
+fn fallback_opens_what_was_created() {
+    let tree = tree_with_spec();
+    tree.dir("d");
+    let mut s = in_user_namespace(&tree);
+    s.walk_to(ROOT, 2, "d").unwrap();
+    s.lcreate(2, b"new", O_RDWR, 0o600, NOID).unwrap();
+    s.write(2, 0, Data(b"written")).unwrap();
+    s.open(ROOT, 3, "d/new", O_RDWR).unwrap();
+    assert_eq!(s.read_all(3).unwrap(), b"written");
+}
+
 /// An error, never another file, and no truncation of it.
 #[test]
 fn fallback_refuses_a_file_that_was_replaced() {
@@ -494,4 +531,39 @@ fn fallback_opens_a_file_whose_directory_was_moved() {
     fs::rename(tree.path("d"), tree.path("e")).unwrap();
     s.lopen(2, O_RDONLY).unwrap();
     assert_eq!(s.read_all(2).unwrap(), b"text");
+}
+
+// ---- memory ----
+
+fn resident_kib(gofer: &Gofer) -> u64 {
+    gofer
+        .status("VmRSS")
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Buffers of a megabyte are touched, then given back when it is quiet.
+#[test]
+fn memory_of_large_requests_goes_back() {
+    let tree = Tree::new();
+    tree.file("big", vec![7; 1 << 20]);
+    let mut s = serve(&tree);
+    let idle = resident_kib(&s.gofer);
+    s.open(ROOT, 2, "big", O_RDWR).unwrap();
+    let data = s.read(2, 0, MSIZE).unwrap().data.0;
+    s.write(2, 0, Data(&data[..1_000_000])).unwrap();
+    let begin = std::time::Instant::now();
+    while resident_kib(&s.gofer) > idle + 256 {
+        let waited = begin.elapsed();
+        assert!(
+            waited < crate::p9::PATIENCE,
+            "{} kB, {idle} kB at first",
+            resident_kib(&s.gofer)
+        );
+        std::thread::yield_now();
+    }
+    println!("{idle} kB idle, {} kB after use", resident_kib(&s.gofer));
 }

@@ -266,6 +266,25 @@ fn lcreate_in_a_directory_removed_by_the_host_is_enoent() {
     refused(s.lcreate(2, b"new", O_RDWR, 0o644, NOID), Errno::ENOENT);
 }
 
+#[test]
+fn lcreate_of_a_name_the_host_removed_is_another_file() {
+    let (tree, mut s) = at_d();
+    tree.file("d/a", b"old");
+    s.walk_to(2, 3, "a").unwrap();
+    s.walk_to(2, 4, "a").unwrap();
+    s.lopen(4, O_RDONLY).unwrap();
+    fs::remove_file(tree.path("d/a")).unwrap();
+    let open = s.lcreate(2, b"a", O_RDWR, 0o600, NOID).unwrap();
+    s.write(2, 0, Data(b"new")).unwrap();
+    assert_eq!(s.read_all(4).unwrap(), b"old");
+    assert_eq!(s.getattr(3, 0).unwrap().attr.nlink, 0);
+    assert_eq!(s.walk_to(ROOT, 5, "d/a").unwrap()[1], open.qid);
+    s.lopen(5, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(5).unwrap(), b"new");
+    s.lopen(3, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(3).unwrap(), b"old");
+}
+
 /// In a user namespace that maps one id, chown to another is EINVAL.
 #[test]
 fn ucreate_whose_chown_fails_leaves_no_file_behind() {

@@ -137,6 +137,31 @@ fn read_on_a_read_only_attach_point_is_served() {
     assert_eq!(s.read_all(2).unwrap(), b"text");
 }
 
+/// Replies of many times the send buffer, taken one by one.
+#[test]
+fn read_many_large_pieces_in_one_write_gives_each_whole() {
+    let content = pattern(3 << 20);
+    let (_tree, s) = with_file(&content, O_RDONLY);
+    let offset = |tag: u16| usize::from(tag) * 33_333;
+    let all: Vec<u8> = (0..60)
+        .flat_map(|tag| t::read(tag, 2, offset(tag) as u64, 1_000_000))
+        .collect();
+    s.send(&all).unwrap();
+    for tag in 0..60 {
+        let data = s
+            .recv()
+            .unwrap()
+            .answer::<crate::p9::Rread>(116, tag)
+            .unwrap()
+            .data
+            .0;
+        assert!(
+            data == content[offset(tag)..offset(tag) + 1_000_000],
+            "piece {tag}"
+        );
+    }
+}
+
 #[test]
 fn write_writes_at_its_offset() {
     let (tree, mut s) = with_file(b"0123456789", O_RDWR);

@@ -366,6 +366,46 @@ fn descriptor_limit_at_opens_is_emfile_and_nothing_is_lost() {
     assert_eq!(tree.read("a"), b"Text");
 }
 
+/// A walk that runs out half way gives back what it had.
+#[test]
+fn descriptor_limit_in_a_long_walk_leaves_nothing_behind() {
+    let tree = Tree::new();
+    tree.dir(&["d"; 250].join("/"));
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut s = session_of(Launch::new(&tree.bundle(), 1).nofile(200, 200));
+    let before = s.gofer.descriptor_count();
+    let names = vec![b"d".as_slice(); 250];
+    for _ in 0..10 {
+        refused(s.walk(ROOT, 2, &names), Errno::EMFILE);
+    }
+    s.getattr(ROOT, 0).unwrap();
+    assert_eq!(s.gofer.descriptor_count(), before);
+    s.walk(ROOT, 2, &names[..100]).unwrap();
+}
+
+/// The kernel cannot place them then; the frame they came with is a frame like any other.
+#[test]
+fn descriptors_sent_when_the_table_is_full_do_no_harm() {
+    let tree = Tree::new();
+    tree.file("a", b"text");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut s = session_of(Launch::new(&tree.bundle(), 1).nofile(100, 100));
+    let mut fid = 10;
+    while s.walk_to(ROOT, fid, "a").is_ok() && s.lopen(fid, O_RDONLY).is_ok() {
+        fid += 1;
+        assert!(fid < 200);
+    }
+    let file = File::open("/etc/passwd").unwrap();
+    for _ in 0..50 {
+        s.send_with(&t::getattr(1, ROOT, 0), &[file.as_raw_fd(); 7])
+            .unwrap();
+        assert_eq!(s.recv().unwrap().kind, 25);
+    }
+    s.clunk(10).unwrap();
+    s.lopen(fid, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(fid).unwrap(), b"text");
+}
+
 // ---- noise ----
 
 /// One answer on its own tag for each frame, whatever is in it.

@@ -198,10 +198,14 @@ fn reply_type_as_a_request_is_enosys() {
         (119, 4),
         (121, 0),
     ];
+    let mut wrong = Vec::new();
     for (kind, length) in replies {
-        let reply = s.raw(kind, &vec![0; length]).unwrap();
-        assert_eq!(reply.errno(), Errno::ENOSYS, "type {kind}");
+        let errno = s.raw(kind, &vec![0; length]).unwrap().errno();
+        if errno != Errno::ENOSYS {
+            wrong.push((kind, errno));
+        }
     }
+    assert_eq!(wrong, []);
     s.getattr(ROOT, 0).unwrap();
 }
 

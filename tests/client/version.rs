@@ -164,6 +164,26 @@ fn version_refused_for_its_text_still_sets_the_msize() {
     s.expect_closed();
 }
 
+/// There is no lower bound; payloads shrink to fit.
+#[test]
+fn version_with_a_tiny_msize_is_accepted() {
+    let tree = Tree::new();
+    tree.file("a", b"0123456789abcdef");
+    let mut s = serve(&tree);
+    s.open(ROOT, 2, "a", O_RDONLY).unwrap();
+    s.walk_to(ROOT, 3, "").unwrap();
+    s.lopen(3, O_RDONLY).unwrap();
+    assert_eq!(s.version(23, b"9P2000.L").unwrap().msize, 23);
+    assert_eq!(s.read(2, 0, 100).unwrap().data.0, b"0123456789ab");
+    assert_eq!(s.read(2, 15, 100).unwrap().data.0, b"f");
+    refused(s.readdir(3, 0, 100), Errno::EINVAL);
+    s.clunk(2).unwrap();
+    s.send(&t::version(1, 1, b"9P2000.L")).unwrap(); // 21 bytes
+    assert_eq!(s.recv().unwrap().kind, 101);
+    s.send(&t::clunk(1, 3)).unwrap();
+    s.expect_closed();
+}
+
 #[test]
 fn version_with_notag_is_answered_on_notag() {
     let (_tree, s) = empty_session();

@@ -35,9 +35,24 @@ fn main() {
             dir.join("libc.a").display().to_string(),
         ]
     };
+    // Panics abort and nothing walks the stack: the unwind tables that core and libc.a bring, 12 kB,
+    // are left out.
+    let script = PathBuf::from(var("OUT_DIR")).join("discard.ld");
+    let text = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame_hdr) *(.gcc_except_table*) } } INSERT AFTER .text;\n";
+    if let Err(error) = std::fs::write(&script, text) {
+        println!("cargo::error=cannot write {}: {error}", script.display());
+    }
+    println!(
+        "cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{}",
+        script.display()
+    );
     // Relocations are done before main, so all that they touch can be read-only from then on
     // (sys/relro.rs asks for it; musl does not). No build id: two builds give the same bytes.
-    let always = ["-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--build-id=none", "-Wl,--gc-sections"];
+    let always = [
+        "-Wl,-z,relro,-z,now,-z,noexecstack",
+        "-Wl,--build-id=none",
+        "-Wl,--gc-sections",
+    ];
     for arg in args.iter().map(String::as_str).chain(always) {
         println!("cargo::rustc-link-arg-bins={arg}");
     }

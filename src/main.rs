@@ -22,8 +22,9 @@ use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
 use gofer::log::Log;
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
-use gofer::sandbox::{caps, root};
+use gofer::sandbox::{caps, descriptors, root};
 use gofer::server::Server;
+use gofer::server::dispatch::Policy;
 use gofer::spec::Spec;
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
@@ -101,11 +102,11 @@ fn say(fd: RawFd, text: &str) {
 
 /// All of it: read, confine, serve.
 fn serve(options: &Options<'_>) -> Result<(), Fatal> {
-    root::fill_standard().map_err(step("opening standard descriptors"))?;
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
     let sockets = adopt_sockets(options)?;
     let log_fd = open_log(options)?;
     let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
-    root::settle(log_fd, &kept).map_err(step("closing inherited descriptors"))?;
+    descriptors::settle(log_fd, &kept).map_err(step("closing inherited descriptors"))?;
     let log = Log::new(
         rustix::process::getpid()
             .as_raw_nonzero()
@@ -121,10 +122,11 @@ fn serve_logged(
     sockets: Vec<(OwnedFd, RawFd)>,
     log: &Log,
 ) -> Result<(), Fatal> {
-    let limit = root::raise_descriptor_limit().map_err(step("raising the limit of descriptors"))?;
+    let limit =
+        descriptors::raise_descriptor_limit().map_err(step("raising the limit of descriptors"))?;
     root::seal_process().map_err(step("sealing the process"))?;
     let spec = read_spec(options, log)?;
-    let reopen = match root::clone_proc() {
+    let reopen = match descriptors::clone_proc() {
         Ok(()) => Reopen::ProcFd,
         Err(errno) => {
             log.info(format_args!("No clone of /proc/self/fd: {}", Text(errno)));
@@ -145,8 +147,11 @@ fn serve_logged(
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
     let fs = Fs::new(attaches, files, reopen).map_err(step("reserving the tables of files"))?;
-    let mut server =
-        Server::new(sockets, fs, log).map_err(step("reserving the connections' buffers"))?;
+    let policy = Policy {
+        panic_on_write: options.panic_on_write,
+    };
+    let mut server = Server::new(sockets, fs, policy, log)
+        .map_err(step("reserving the connections' buffers"))?;
     entry::ARENA.seal();
     install_filter(reopen, log)?;
     server.serve().map_err(|_| fatal(String::new()))?;
@@ -157,7 +162,7 @@ fn serve_logged(
 fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
     let mut sockets = Vec::with_capacity(options.io_fds.len());
     for &number in &options.io_fds {
-        let socket = root::adopt(number)
+        let socket = descriptors::adopt(number)
             .map_err(step(format_args!("err creating server on FD {number}")))?;
         sockets.push((socket, number));
     }
@@ -166,13 +171,14 @@ fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> 
 
 fn open_log(options: &Options<'_>) -> Result<OwnedFd, Fatal> {
     if let Some(number) = options.log_fd {
-        return root::adopt(number).map_err(step(format_args!("error opening log: FD {number}")));
+        return descriptors::adopt(number)
+            .map_err(step(format_args!("error opening log: FD {number}")));
     }
     if options.log.is_empty() {
-        return root::standard_error().map_err(step("error opening log: standard error"));
+        return descriptors::standard_error().map_err(step("error opening log: standard error"));
     }
     let name = options.log.escape_ascii();
-    root::open_log(&c_string(options.log)?)
+    descriptors::open_log(&c_string(options.log)?)
         .map_err(step(format_args!("error opening log file \"{name}\"")))
 }
 
@@ -184,8 +190,8 @@ fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
 fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
     let clean = join(options.bundle, b"config.clean.json");
     let plain = join(options.bundle, b"config.json");
-    let (path, mut text) = match root::read_file(&c_string(&clean)?) {
-        Err(first) if first == Errno::NOENT => match root::read_file(&c_string(&plain)?) {
+    let (path, mut text) = match descriptors::read_file(&c_string(&clean)?) {
+        Err(first) if first == Errno::NOENT => match descriptors::read_file(&c_string(&plain)?) {
             Ok(text) => (plain, text),
             Err(Errno::NOENT) => return Err(spec_fault("opening", &clean)(first)),
             Err(errno) => return Err(spec_fault("opening", &plain)(errno)),

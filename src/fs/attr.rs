@@ -3,13 +3,19 @@
 use core::ffi::CStr;
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
+    chownat, fchmod, fstat, ftruncate, statat, utimensat,
+};
 use rustix::io::Errno;
 
+use super::file::{Reopen, number};
 use super::{Fs, NodeId, OpenId};
+use crate::limits::PROC_FD;
 use crate::p9::attr::{Attr, StatFs};
 use crate::p9::qid::QidType;
 use crate::p9::wire::{Gid, Uid};
+use crate::sys::fd::fixed;
 
 /// Kinds of file that a client may hold a fid on. Zero, a zeroed record's value, is none of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +70,19 @@ impl Meta {
         statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(Self)
     }
 
+    /// The type, served or not.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.0.st_mode)
+    }
+
+    /// Hard links.
+    pub fn links(&self) -> u64 {
+        widen(self.0.st_nlink)
+    }
+
     /// The kind, if it is one that is served. Error: `EPERM` sockets, FIFOs and devices.
     pub fn kind(&self) -> Result<Kind, Errno> {
-        match FileType::from_raw_mode(self.0.st_mode) {
+        match self.file_type() {
             FileType::RegularFile => Ok(Kind::Regular),
             FileType::Directory => Ok(Kind::Directory),
             FileType::Symlink => Ok(Kind::Symlink),
@@ -145,4 +161,132 @@ impl Fs {
             namelen: s.f_namelen as u32,
         })
     }
+}
+
+/// What a Tsetattr changes.
+pub struct Change {
+    /// Permission bits.
+    pub perm: Option<u32>,
+    /// Length, bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Time,
+    /// Modification time.
+    pub mtime: Time,
+    /// Owner and group; NOUID and NOGID leave them.
+    pub owner: (Uid, Gid),
+}
+
+/// What becomes of a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Time {
+    /// It stays.
+    Keep,
+    /// It becomes the host's present.
+    Now,
+    /// It becomes this: seconds and nanoseconds, as they came.
+    At(u64, u64),
+}
+
+impl Time {
+    fn host(self) -> Timespec {
+        match self {
+            Self::Keep => Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            Self::Now => Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW,
+            },
+            // Out of range is the host's to refuse.
+            Self::At(sec, nsec) => Timespec {
+                tv_sec: sec.cast_signed(),
+                tv_nsec: nsec.cast_signed(),
+            },
+        }
+    }
+}
+
+impl Fs {
+    /// Changes attributes of a node's file, deleted or not, in the order mode, length, times, owner. Each
+    /// is tried even if one before it failed; the last failure is told. Only the length takes a
+    /// descriptor for writing: `open`'s if it has one, or a new one.
+    ///
+    /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` a directory or 2^63 and
+    /// more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
+    pub fn change(&mut self, node: NodeId, open: OpenId, change: &Change) -> Result<(), Errno> {
+        let mut last = Ok(());
+        let mut note = |done: Result<(), Errno>| {
+            if done.is_err() {
+                last = done;
+            }
+        };
+        if let Some(perm) = change.perm {
+            note(self.set_mode(node, open, perm));
+        }
+        if let Some(size) = change.size {
+            note(self.set_size(node, open, size));
+        }
+        let times = Timestamps {
+            last_access: change.atime.host(),
+            last_modification: change.mtime.host(),
+        };
+        if change.atime != Time::Keep || change.mtime != Time::Keep {
+            let fd = self.descriptor(node, open)?;
+            note(utimensat(fd, c"", &times, AtFlags::EMPTY_PATH));
+        }
+        if change.owner != (Uid::NONE, Gid::NONE) {
+            note(chown(self.descriptor(node, open)?, change.owner));
+        }
+        last
+    }
+
+    fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
+        if self.kind(node)? == Kind::Symlink {
+            return Err(Errno::BADF);
+        }
+        let mode = Mode::from_raw_mode(perm);
+        match (self.reopen, self.open_descriptor(open)) {
+            (Reopen::ProcFd, _) => {
+                let fd = self.descriptor(node, open)?;
+                chmodat(
+                    fixed(PROC_FD),
+                    number(fd, &mut [0; 11]),
+                    mode,
+                    AtFlags::empty(),
+                )
+            }
+            (Reopen::Parent, Ok(fd)) => fchmod(fd, mode),
+            (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, OFlags::RDONLY)?, mode),
+        }
+    }
+
+    fn set_size(&self, node: NodeId, open: OpenId, size: u64) -> Result<(), Errno> {
+        match self.kind(node)? {
+            Kind::Directory => return Err(Errno::INVAL),
+            Kind::Symlink => return Err(Errno::BADF),
+            Kind::Regular => {}
+        }
+        if i64::try_from(size).is_err() {
+            return Err(Errno::INVAL);
+        }
+        match self.access(open) {
+            Ok(access) if access.writes() => ftruncate(self.open_descriptor(open)?, size),
+            _ => ftruncate(self.open_again(node, OFlags::WRONLY)?, size),
+        }
+    }
+}
+
+/// fchownat(2) of a descriptor; NOUID and NOGID leave owner and group. Errors: its own.
+pub(super) fn chown(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<(), Errno> {
+    let uid = (uid != Uid::NONE).then(|| rustix::fs::Uid::from_raw(uid.0));
+    let gid = (gid != Gid::NONE).then(|| rustix::fs::Gid::from_raw(gid.0));
+    chownat(
+        fd,
+        c"",
+        uid,
+        gid,
+        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+    )
 }

@@ -5,6 +5,7 @@ use core::mem::MaybeUninit;
 use rustix::fs::{FileType, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::attr::Meta;
 use super::file::UNKNOWN;
 use super::{Fs, OpenId};
 use crate::limits::DIRENT_BYTES;
@@ -15,7 +16,7 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// Inode number that the directory holds; a mount point's is that of what lies below it.
     pub inode: u64,
-    /// Type, if the file system keeps it there.
+    /// Type; asked for where the file system does not keep it here, unknown if that fails.
     pub kind: FileType,
     /// Where reading goes on behind this entry: the host's own cookie.
     pub next: u64,
@@ -51,10 +52,15 @@ impl Fs {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
+                let kind = match entry.file_type() {
+                    FileType::Unknown => Meta::of_name(fd, entry.file_name())
+                        .map_or(FileType::Unknown, |meta| meta.file_type()),
+                    known => known,
+                };
                 let entry = Entry {
                     name,
                     inode: entry.ino(),
-                    kind: entry.file_type(),
+                    kind,
                     next: entry.next_entry_cookie(),
                 };
                 if !take(&entry) {

@@ -1,10 +1,12 @@
 //! Open files: opening a held file again, creating, reading and writing.
 
+use core::ffi::CStr;
+
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, chownat, openat, unlinkat};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use super::attr::{Kind, Meta};
+use super::attr::{Kind, Meta, chown};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
@@ -96,7 +98,7 @@ impl Fs {
     }
 
     fn keep_open(&mut self, fd: OwnedFd, access: Access) -> Result<OpenId, Errno> {
-        if self.opens.live() >= self.opens.capacity() {
+        if self.opens.is_full() {
             return Err(Errno::NOMEM);
         }
         let open = Open {
@@ -112,15 +114,13 @@ impl Fs {
     }
 
     /// Opens a node's file again. Errors: openat(2)'s, `ESTALE`.
-    fn open_again(&self, id: NodeId, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(super) fn open_again(&self, id: NodeId, flags: OFlags) -> Result<OwnedFd, Errno> {
         let node = self.node(id)?;
         let flags = flags | ALWAYS;
         match self.reopen {
             Reopen::ProcFd => {
-                let number = node.fd.get().ok_or(Errno::BADF)?.as_raw_fd();
-                let number = u32::try_from(number).map_err(|_| Errno::BADF)?;
-                let mut buffer = NameBuffer::new();
-                let name = buffer.fill(crate::decimal::digits(number, &mut [0; 10]))?;
+                let mut buffer = [0; 11];
+                let name = number(node.fd.get().ok_or(Errno::BADF)?, &mut buffer);
                 // The entry is itself a link to the file, and the only one followed: a symlink's
                 // descriptor leads to the symlink.
                 openat(fixed(PROC_FD), name, flags, Mode::empty())
@@ -252,6 +252,12 @@ impl Fs {
         Ok(done)
     }
 
+    /// fallocate(2), mode 0. Errors: its own; `EINVAL` an offset or a length of 2^63 or more.
+    pub fn allocate(&self, open: OpenId, offset: u64, length: u64) -> Result<(), Errno> {
+        let fd = self.open_descriptor(open)?;
+        retry_on_intr(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, length))
+    }
+
     /// fsync(2). Errors: its own.
     pub fn sync(&self, open: OpenId) -> Result<(), Errno> {
         rustix::fs::fsync(self.open_descriptor(open)?)
@@ -270,6 +276,11 @@ impl Fs {
     }
 }
 
+/// A descriptor's name in /proc/self/fd.
+pub(super) fn number<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8; 11]) -> &'b CStr {
+    crate::decimal::c_digits(fd.as_raw_fd().unsigned_abs(), buffer)
+}
+
 /// pwrite(2) calls for one Twrite; a regular file takes one.
 const WRITES: usize = 16;
 
@@ -282,14 +293,6 @@ pub(super) fn own(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<Meta, Er
     if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
         return Ok(meta);
     }
-    let uid = (uid != Uid::NONE).then(|| rustix::fs::Uid::from_raw(uid.0));
-    let gid = (gid != Gid::NONE).then(|| rustix::fs::Gid::from_raw(gid.0));
-    chownat(
-        fd,
-        c"",
-        uid,
-        gid,
-        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
-    )?;
+    chown(fd, (uid, gid))?;
     Meta::of(fd)
 }

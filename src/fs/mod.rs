@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod attr;
 pub mod dir;
+pub mod entries;
 pub mod file;
 pub mod name;
 pub mod tree;

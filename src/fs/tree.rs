@@ -45,6 +45,8 @@ const DELETED: u8 = 1;
 const INDEXED: u8 = 2;
 /// Root of an attach point.
 const ROOT: u8 = 4;
+/// Its parent is unknown: the host moved it.
+pub(super) const CUT: u8 = 8;
 
 impl Linked for Node {
     fn next(&self) -> Id {
@@ -83,7 +85,15 @@ impl Node {
     }
 
     pub(super) fn set_root(&mut self) {
-        self.flags |= ROOT;
+        self.set(ROOT);
+    }
+
+    pub(super) fn set(&mut self, flag: u8) {
+        self.flags |= flag;
+    }
+
+    pub(super) fn set_parent(&mut self, parent: NodeId) {
+        self.parent = parent;
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -170,14 +180,14 @@ impl Fs {
         self.key.hash(u64::from(parent.number()), name)
     }
 
-    fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+    pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.index
             .find(&self.nodes, self.hash(parent, name), |_, node| {
                 node.parent == parent && self.names.get(node.name()) == name
             })
     }
 
-    fn take_out_of_index(&mut self, id: NodeId) {
+    pub(super) fn take_out_of_index(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(id).filter(|node| node.has(INDEXED)) else {
             return;
         };
@@ -267,7 +277,7 @@ impl Fs {
     }
 
     fn insert_node(&mut self, mut node: Node) -> Option<NodeId> {
-        if self.nodes.live() >= self.nodes.capacity() {
+        if self.nodes.is_full() {
             node.fd.close();
             return None;
         }
@@ -283,6 +293,42 @@ impl Fs {
         if let Some(node) = self.nodes.get_mut(id) {
             node.flags |= INDEXED;
         }
+    }
+
+    /// A qid for a file just made in `parent`, which has no node. Errors: `EPERM`, `EREMOTEIO`.
+    pub(super) fn new_qid(&mut self, parent: NodeId, meta: &Meta) -> Result<Qid, Errno> {
+        let attach = self.node(parent)?.attach;
+        let device_index = self.devices.index(attach, meta.device())?;
+        let kind = meta.kind()?.qid_type();
+        Ok(Qid {
+            kind,
+            version: 0,
+            path: qid_path(device_index, meta.inode()),
+        })
+    }
+
+    /// The node's name is gone: it is no longer found by it, and counts as deleted with all below it.
+    pub(super) fn mark_deleted(&mut self, id: NodeId) {
+        self.take_out_of_index(id);
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.set(DELETED);
+        }
+    }
+
+    /// The node lies in `parent` from here on, under the name kept at `name`.
+    pub(super) fn move_node(&mut self, id: NodeId, parent: NodeId, name: NameRef) {
+        self.take_out_of_index(id);
+        self.hold(parent);
+        let Some(node) = self.nodes.get_mut(id) else {
+            return;
+        };
+        let (old_parent, old_name) = (node.parent, node.name());
+        node.parent = parent;
+        node.name = name.block;
+        node.name_len = name.len;
+        self.names.remove(old_name);
+        self.put_into_index(id);
+        self.release(old_parent);
     }
 
     /// One more reference to a node.

@@ -21,6 +21,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `count` bytes.
+    #[inline(never)] // 4 kB
     pub fn bytes(&mut self, count: usize) -> &'a [u8] {
         match self.rest.split_at_checked(count) {
             Some((bytes, rest)) => {
@@ -74,6 +75,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends bytes.
+    #[inline(never)] // 6 kB
     pub fn bytes(&mut self, bytes: &[u8]) {
         match self
             .buffer

@@ -1,10 +1,11 @@
 //! Confinement, in this order; each step has a file of its own.
 //!
-//! 1. `root`: inherited descriptors are gathered or closed, the clone of /proc/self/fd is taken;
+//! 1. `descriptors`: inherited ones are taken over or closed, the clone of /proc/self/fd is taken;
 //! 2. `caps`: six capabilities are left, one of them for the next step alone;
 //! 3. `root`: umask 0, chroot, chdir; then `caps`: five are left;
 //! 4. `seccomp`: the system calls of one table are left.
 
 pub mod caps;
+pub mod descriptors;
 pub mod root;
 pub mod seccomp;

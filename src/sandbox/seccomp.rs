@@ -5,13 +5,12 @@
 //! an order or a mask looks at the low half alone, or junk above would get past it; pointers and other
 //! 64-bit arguments are compared whole.
 
-use linux_raw_sys::general as nr;
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
     BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
     sock_filter,
 };
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -41,51 +40,64 @@ impl Modes {
 pub enum Want {
     /// This `int`.
     Is(u32),
-    /// This 64-bit value.
-    IsWide(u64),
+    /// All 64 bits zero: a null pointer, or no length.
+    Zero,
     /// Low half, cut to the mask, equal to the value: mask, value.
     Masked(u32, u32),
     /// Low half below the bound, without sign.
     Below(u32),
 }
 
-/// A row: when it holds, the call, its arguments by number, and who needs it.
+/// Arguments of one call that a row constrains, at the most.
+pub const MAX_WANTS: usize = 3;
+
+/// A row: when it holds, the call, and what must hold of its arguments, by their numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// When it holds.
     pub when: Modes,
     /// The call's number.
     pub call: u32,
-    /// The call's name.
-    pub name: &'static str,
-    /// What must hold of its arguments, all of it.
-    pub args: &'static [(u8, Want)],
-    /// Who needs it.
-    pub why: &'static str,
+    wants: [Option<(u8, Want)>; MAX_WANTS],
 }
 
-const fn allow(
-    when: Modes,
-    call: (u32, &'static str),
-    args: &'static [(u8, Want)],
-    why: &'static str,
-) -> Rule {
-    Rule {
-        when,
-        call: call.0,
-        name: call.1,
-        args,
-        why,
+impl Rule {
+    /// What must hold of the arguments, all of it.
+    pub fn wants(&self) -> impl Iterator<Item = (u8, Want)> + '_ {
+        self.wants.iter().flatten().copied()
     }
 }
 
-use Modes as M;
-use Want::{Below, Is, IsWide, Masked};
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler: too many is a build error
+const fn wants<const N: usize>(list: [(u8, Want); N]) -> [Option<(u8, Want)>; MAX_WANTS] {
+    let mut wants = [None; MAX_WANTS];
+    let mut at = 0;
+    while at < N {
+        wants[at] = Some(list[at]);
+        at += 1;
+    }
+    wants
+}
 
-const ANY: &[(u8, Want)] = &[];
+/// Declares the table: a row a line, with the name of its call and who needs it. Names and reasons stand
+/// apart, in the same order: the program does not carry them.
+macro_rules! table {
+    ($( $when:ident $call:ident $name:literal [$($want:expr),*] $why:literal; )*) => {
+        /// Everything that is allowed; hot calls first.
+        pub const ALLOWED: &[Rule] = &[
+            $( Rule { when: Modes::$when, call: linux_raw_sys::general::$call, wants: wants([$($want),*]) } ),*
+        ];
+        /// For each row of [`ALLOWED`]: the call's name, and who needs it.
+        pub const REASONS: &[(&str, &str)] = &[ $( ($name, $why) ),* ];
+    };
+}
+
+use Want::{Below, Is, Masked, Zero};
+
 /// A real descriptor, not AT_FDCWD nor another negative number.
 const DESCRIPTOR: Want = Below(1 << 31);
-const NULL: Want = IsWide(0);
+const LOG: Want = Is(LOG_FD.cast_unsigned());
+const PROC: Want = Is(PROC_FD.cast_unsigned());
 
 const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
@@ -114,34 +126,43 @@ const OPEN_BELOW: u32 = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).bits();
 const OPEN_NEW: u32 = OPEN_BELOW | OFlags::CREATE.union(OFlags::EXCL).bits();
 const OPEN_AGAIN: u32 = OFlags::CLOEXEC.bits();
 
-/// Everything that is allowed; hot calls first.
-#[rustfmt::skip] // a row a line
-pub const ALLOWED: &[Rule] = &[
-    allow(M::ALWAYS, (nr::__NR_recvfrom, "recvfrom"), &[(3, Is(RECV_FLAGS)), (4, NULL), (5, NULL)], "requests; no descriptors"),
-    allow(M::ALWAYS, (nr::__NR_sendto, "sendto"), &[(3, Is(SEND_FLAGS)), (4, NULL), (5, IsWide(0))], "replies"),
-    allow(M::ALWAYS, (nr::__NR_ppoll, "ppoll"), &[(3, NULL)], "the loop's wait; no signal mask"),
-    allow(M::ALWAYS, (nr::__NR_fstat, "fstat"), ANY, "attributes; the kind of what was opened"),
-    allow(M::ALWAYS, (nr::__NR_newfstatat, "newfstatat"), &[(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))], "walks to a known file"),
-    allow(M::ALWAYS, (nr::__NR_openat, "openat"), &[(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_BELOW))], "walks; directories and, without /proc, files opened again"),
-    allow(M::ALWAYS, (nr::__NR_openat, "openat"), &[(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))], "Tlcreate: a new file, never an old one"),
-    allow(M::BY_PROC_FD, (nr::__NR_openat, "openat"), &[(0, Is(PROC_FD.cast_unsigned())), (2, Masked(OPEN_MASK, OPEN_AGAIN))], "Tlopen of a held file"),
-    allow(M::ALWAYS, (nr::__NR_close, "close"), ANY, "clunk; the end of a connection"),
-    allow(M::ALWAYS, (nr::__NR_pread64, "pread64"), ANY, "Tread"),
-    allow(M::ALWAYS, (nr::__NR_pwrite64, "pwrite64"), ANY, "Twrite"),
-    allow(M::ALWAYS, (nr::__NR_sendmsg, "sendmsg"), &[(2, Is(SEND_FLAGS))], "replies that donate a descriptor"),
-    allow(M::ALWAYS, (nr::__NR_getdents64, "getdents64"), ANY, "Treaddir"),
-    allow(M::ALWAYS, (nr::__NR_lseek, "lseek"), &[(2, Is(0))], "Treaddir from an offset; SEEK_SET"),
-    allow(M::ALWAYS, (nr::__NR_readlinkat, "readlinkat"), &[(0, DESCRIPTOR)], "Treadlink"),
-    allow(M::ALWAYS, (nr::__NR_fchownat, "fchownat"), &[(0, DESCRIPTOR), (4, Is(NOFOLLOW_EMPTY))], "owners of new files"),
-    allow(M::ALWAYS, (nr::__NR_unlinkat, "unlinkat"), &[(0, DESCRIPTOR), (2, Masked(!AtFlags::REMOVEDIR.bits(), 0))], "undoing a failed Tlcreate"),
-    allow(M::ALWAYS, (nr::__NR_fsync, "fsync"), ANY, "Tfsync"),
-    allow(M::ALWAYS, (nr::__NR_fstatfs, "fstatfs"), ANY, "Tstatfs"),
-    allow(M::BY_PARENT, (nr::__NR_ftruncate, "ftruncate"), &[(1, IsWide(0))], "Tlopen with O_TRUNC, once the file is known to be the right one"),
-    allow(M::ALWAYS, (nr::__NR_madvise, "madvise"), &[(2, Is(nr::MADV_DONTNEED))], "memory of empty buffers and tables given back"),
-    allow(M::ALWAYS, (nr::__NR_write, "write"), &[(0, Is(LOG_FD.cast_unsigned()))], "the log"),
-    allow(M::ALWAYS, (nr::__NR_clock_gettime, "clock_gettime"), &[(0, Is(nr::CLOCK_REALTIME))], "the log's times"),
-    allow(M::ALWAYS, (nr::__NR_exit_group, "exit_group"), ANY, "the end"),
-];
+table! {
+    ALWAYS __NR_recvfrom "recvfrom" [(3, Is(RECV_FLAGS)), (4, Zero), (5, Zero)] "requests; no descriptors";
+    ALWAYS __NR_sendto "sendto" [(3, Is(SEND_FLAGS)), (4, Zero), (5, Zero)] "replies";
+    ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
+    ALWAYS __NR_fstat "fstat" [] "attributes; the kind of what was opened";
+    ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))] "walks to a known file; names compared";
+    ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_BELOW))] "walks; directories and, without /proc, files opened again";
+    ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))] "Tlcreate: a new file, never an old one";
+    BY_PROC_FD __NR_openat "openat" [(0, PROC), (2, Masked(OPEN_MASK, OPEN_AGAIN))] "Tlopen of a held file";
+    ALWAYS __NR_close "close" [] "clunk; the end of a connection";
+    ALWAYS __NR_pread64 "pread64" [] "Tread";
+    ALWAYS __NR_pwrite64 "pwrite64" [] "Twrite";
+    ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS))] "replies that donate a descriptor";
+    ALWAYS __NR_getdents64 "getdents64" [] "Treaddir";
+    ALWAYS __NR_lseek "lseek" [(2, Is(0))] "Treaddir from an offset; SEEK_SET";
+    ALWAYS __NR_readlinkat "readlinkat" [(0, DESCRIPTOR)] "Treadlink";
+    ALWAYS __NR_fchownat "fchownat" [(0, DESCRIPTOR), (4, Is(NOFOLLOW_EMPTY))] "owners: of new files, Tsetattr";
+    ALWAYS __NR_unlinkat "unlinkat" [(0, DESCRIPTOR), (2, Masked(!AtFlags::REMOVEDIR.bits(), 0))] "Tunlinkat, Tremove; undoing what failed half-way";
+    ALWAYS __NR_fsync "fsync" [] "Tfsync";
+    ALWAYS __NR_fstatfs "fstatfs" [] "Tstatfs";
+    ALWAYS __NR_mkdirat "mkdirat" [(0, DESCRIPTOR)] "Tmkdir";
+    ALWAYS __NR_symlinkat "symlinkat" [(1, DESCRIPTOR)] "Tsymlink";
+    ALWAYS __NR_mknodat "mknodat" [(0, DESCRIPTOR), (2, Masked(!0o7777, FileType::RegularFile.as_raw_mode())), (3, Is(0))] "Tmknod: regular files";
+    ALWAYS __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(AtFlags::EMPTY_PATH.bits()))] "Tlink";
+    BY_PROC_FD __NR_linkat "linkat" [(0, PROC), (2, DESCRIPTOR), (4, Is(AtFlags::SYMLINK_FOLLOW.bits()))] "Tlink without CAP_DAC_READ_SEARCH";
+    BY_PARENT __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(0))] "Tlink without CAP_DAC_READ_SEARCH";
+    ALWAYS __NR_renameat "renameat" [(0, DESCRIPTOR), (2, DESCRIPTOR)] "Trenameat, Trename";
+    BY_PROC_FD __NR_fchmodat "fchmodat" [(0, PROC), (2, Masked(!0o7777, 0))] "Tsetattr: mode of a held file";
+    BY_PARENT __NR_fchmod "fchmod" [(1, Masked(!0o7777, 0))] "Tsetattr: mode of a file opened again";
+    ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
+    ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
+    ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
+    ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
+    ALWAYS __NR_write "write" [(0, LOG)] "the log";
+    ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(linux_raw_sys::general::CLOCK_REALTIME))] "the log's times";
+    ALWAYS __NR_exit_group "exit_group" [] "the end";
+}
 
 /// The architecture that the filter is for, as the kernel's audit numbers it.
 pub const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") {
@@ -221,11 +242,10 @@ impl Program {
                     self.jump(BPF_JEQ, u32::MAX, 0, FAIL);
                 }
             }
-            Want::IsWide(value) => {
-                let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-                self.jump(BPF_JEQ, u32::from_le_bytes([a, b, c, d]), 0, FAIL);
+            Want::Zero => {
+                self.jump(BPF_JEQ, 0, 0, FAIL);
                 self.load(high);
-                self.jump(BPF_JEQ, u32::from_le_bytes([e, f, g, h]), 0, FAIL);
+                self.jump(BPF_JEQ, 0, 0, FAIL);
             }
             Want::Masked(mask, value) => {
                 self.put(BPF_ALU | BPF_AND | BPF_K, 0, 0, mask);
@@ -241,7 +261,7 @@ impl Program {
         self.load(NR_AT);
         let start = self.len;
         self.jump(BPF_JEQ, rule.call, 0, FAIL);
-        for &(arg, want) in rule.args {
+        for (arg, want) in rule.wants() {
             self.want(arg, want);
         }
         self.give(SECCOMP_RET_ALLOW);

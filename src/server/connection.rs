@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-use rustix::event::PollFlags;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use linux_raw_sys::general::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
+use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
@@ -16,6 +16,24 @@ use crate::p9::version::Version;
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
 use crate::tables::Id;
+
+/// Events of ppoll(2), as its entries have them.
+pub type Events = i16;
+/// Something to read.
+pub const IN: Events = event(POLLIN);
+/// Room to write.
+pub const OUT: Events = event(POLLOUT);
+/// An error.
+pub const ERR: Events = event(POLLERR);
+/// The peer is gone.
+pub const HUP: Events = event(POLLHUP);
+/// Not a descriptor.
+pub const NVAL: Events = event(POLLNVAL);
+
+#[allow(clippy::cast_possible_truncation)] // the bits are below 15
+const fn event(bit: u32) -> Events {
+    bit as Events
+}
 
 /// What a handler may know of its connection.
 pub struct Link {
@@ -102,19 +120,14 @@ impl Connection {
         })
     }
 
-    /// The socket, to poll.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     /// What to poll for: input, unless a whole request waits already; room, if replies wait.
-    pub fn interest(&self) -> PollFlags {
-        let mut interest = PollFlags::empty();
+    pub fn interest(&self) -> Events {
+        let mut interest = 0;
         if !self.at_end && matches!(self.next(), Next::Incomplete) {
-            interest |= PollFlags::IN;
+            interest |= IN;
         }
         if !self.replies.is_empty() {
-            interest |= PollFlags::OUT;
+            interest |= OUT;
         }
         interest
     }

@@ -4,9 +4,10 @@ use rustix::io::Errno;
 
 use super::connection::Link;
 use super::fids::Fids;
-use super::handlers::{attach, attr, data, dir, open, walk};
+use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
 use crate::fs::{Fs, OpenId};
 use crate::limits::COST_BYTES;
+use crate::log::Log;
 use crate::p9::messages::{Message, Request, Rlerror, Undecodable};
 use crate::p9::wire::{HEADER_BYTES, Header, Writer};
 
@@ -18,6 +19,17 @@ pub struct Session<'a> {
     pub fids: &'a mut Fids,
     /// All files.
     pub fs: &'a mut Fs,
+    /// What the command line says.
+    pub policy: &'a Policy,
+    /// The log.
+    pub log: &'a Log,
+}
+
+/// What the command line says of serving.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// `--panic-on-write`.
+    pub panic_on_write: bool,
 }
 
 /// What became of a request.
@@ -134,7 +146,31 @@ fn handle(
         Request::Tgetattr(t) => put(out, attr::getattr(s, t)),
         Request::Tstatfs(t) => put(out, attr::statfs(s, t)),
         Request::Treaddir(t) => dir::readdir(s, t, out),
-        _ => Err(Errno::IO),
+        Request::Tsymlink(t) => put(out, entries::symlink(s, t)),
+        Request::Tusymlink(t) => put(out, entries::usymlink(s, t)),
+        Request::Tmkdir(t) => put(out, entries::mkdir(s, t)),
+        Request::Tumkdir(t) => put(out, entries::umkdir(s, t)),
+        Request::Tmknod(t) => put(out, entries::mknod(s, t)),
+        Request::Tumknod(t) => put(out, entries::umknod(s, t)),
+        Request::Tlink(t) => put(out, entries::link(s, t)),
+        Request::Trename(t) => put(out, entries::rename(s, t)),
+        Request::Trenameat(t) => put(out, entries::renameat(s, t)),
+        Request::Tunlinkat(t) => put(out, entries::unlinkat(s, t)),
+        Request::Tremove(t) => put(out, entries::remove(s, t)),
+        Request::Tsetattr(t) => put(out, attr::setattr(s, t)),
+        Request::Tallocate(t) => put(out, data::allocate(s, t)),
+        Request::Tlconnect(t) => put(out, open::lconnect(s, t)),
+        Request::Txattrwalk(t) => put(out, xattr::xattrwalk(s, t)),
+        Request::Txattrcreate(t) => put(out, xattr::xattrcreate(s, t)),
+        // Numbers of versions above ours: not decoded.
+        Request::Tgetxattr(_)
+        | Request::Tsetxattr(_)
+        | Request::Tlistxattr(_)
+        | Request::Tremovexattr(_)
+        | Request::Tsetattrclunk(_)
+        | Request::Tmultigetattr(_)
+        | Request::Tbind(_)
+        | Request::Tchannel(_) => Err(Errno::IO),
     }
 }
 

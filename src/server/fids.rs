@@ -149,7 +149,7 @@ impl Fids {
 
     /// Whether [`Fids::set`] will find room for `fid`. Error: `ENOMEM` table full.
     pub fn reserve(&self, connection: u16, fid: Fid) -> Result<(), Errno> {
-        if self.records.live() < self.records.capacity() || self.find(connection, fid).is_some() {
+        if !self.records.is_full() || self.find(connection, fid).is_some() {
             Ok(())
         } else {
             Err(Errno::NOMEM)

@@ -11,20 +11,19 @@ pub mod handlers;
 
 use alloc::vec::Vec;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{OwnedFd, RawFd};
+use linux_raw_sys::general::pollfd;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
-use self::connection::{Connection, Next, Sent};
-use self::dispatch::{Session, dispatch};
+use self::connection::{Connection, ERR, Events, HUP, IN, NVAL, Next, OUT, Sent};
+use self::dispatch::{Policy, Session, dispatch};
 use self::fids::Fids;
 use crate::fs::Fs;
 use crate::limits::{
-    CONNECTIONS, LOG_FD, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES,
-    TURN_COST,
+    RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
 };
 use crate::log::Log;
-use crate::sys::fd::fixed;
+use crate::sys::raw::ppoll;
 
 /// A place for a connection.
 #[allow(clippy::large_enum_variant)] // nothing is boxed: the list is made once
@@ -40,10 +39,18 @@ enum Place {
 /// The server.
 pub struct Server<'a> {
     places: Vec<Place>,
+    /// What ppoll(2) reads and writes, place for place.
+    polled: Vec<pollfd>,
+    common: Common<'a>,
+    wakeups: u32,
+}
+
+/// What all connections share.
+struct Common<'a> {
     fids: Fids,
     fs: Fs,
+    policy: Policy,
     log: &'a Log,
-    wakeups: u32,
 }
 
 /// What is left to do before the next wait.
@@ -60,16 +67,32 @@ enum Left {
 impl<'a> Server<'a> {
     /// Reserves the buffers of each socket; the numbers are those of the command line.
     /// Socket k serves attach point k. Errors: mmap(2)'s, getrandom(2)'s.
-    pub fn new(sockets: Vec<(OwnedFd, RawFd)>, fs: Fs, log: &'a Log) -> Result<Self, Errno> {
+    pub fn new(
+        sockets: Vec<(OwnedFd, RawFd)>,
+        fs: Fs,
+        policy: Policy,
+        log: &'a Log,
+    ) -> Result<Self, Errno> {
         let mut places = Vec::with_capacity(sockets.len());
+        let mut polled = Vec::with_capacity(sockets.len());
         for (id, (socket, name)) in (0u16..).zip(sockets) {
+            polled.push(pollfd {
+                fd: socket.as_raw_fd(),
+                events: 0,
+                revents: 0,
+            });
             places.push(Place::Live(Connection::new(id, socket, name)?));
         }
-        Ok(Self {
-            places,
+        let common = Common {
             fids: Fids::new()?,
             fs,
+            policy,
             log,
+        };
+        Ok(Self {
+            places,
+            polled,
+            common,
             wakeups: 0,
         })
     }
@@ -96,7 +119,7 @@ impl<'a> Server<'a> {
                 _ => Left::Idle,
             };
         }
-        if self.fs.reap(RELEASES_PER_TURN) {
+        if self.common.fs.reap(RELEASES_PER_TURN) {
             Left::Work
         } else {
             left
@@ -109,7 +132,7 @@ impl<'a> Server<'a> {
         };
         match place {
             Place::Live(connection) => {
-                if connection.has_work() && !turn(connection, &mut self.fids, &mut self.fs)
+                if connection.has_work() && !turn(connection, &mut self.common)
                     || connection.is_done()
                 {
                     self.end(at);
@@ -125,14 +148,16 @@ impl<'a> Server<'a> {
                 let name = *name;
                 let id = u16::try_from(at).unwrap_or(u16::MAX);
                 for _ in 0..RELEASES_PER_TURN {
-                    let Some(state) = self.fids.remove_any(id) else {
-                        self.fs.detach(id);
-                        self.log.info(format_args!("Connection on FD {name} ended"));
+                    let Some(state) = self.common.fids.remove_any(id) else {
+                        self.common.fs.detach(id);
+                        self.common
+                            .log
+                            .info(format_args!("Connection on FD {name} ended"));
                         *place = Place::Ended;
                         break;
                     };
-                    self.fs.release_open(state.open());
-                    self.fs.release(state.node());
+                    self.common.fs.release_open(state.open());
+                    self.common.fs.release(state.node());
                 }
                 Left::Work
             }
@@ -146,7 +171,7 @@ impl<'a> Server<'a> {
             return;
         };
         if let Place::Live(connection) = place {
-            connection.abandon(&mut self.fs);
+            connection.abandon(&mut self.common.fs);
             connection.forget_input();
             connection.trim();
             let name = connection.name;
@@ -156,50 +181,33 @@ impl<'a> Server<'a> {
 
     /// Waits until a peer has something, or looks only; receives and sends what can be.
     fn wait(&mut self, only_look: bool) -> Result<(), Errno> {
-        let mut polled: [PollFd<'_>; CONNECTIONS] =
-            core::array::from_fn(|_| PollFd::from_borrowed_fd(fixed(LOG_FD), PollFlags::empty()));
-        let mut owners = [0usize; CONNECTIONS];
-        let mut count = 0;
-        let mut untrimmed = self.fids.wants_trim() || self.fs.wants_trim();
-        for (at, place) in self.places.iter().enumerate() {
+        let mut untrimmed = self.common.fids.wants_trim() || self.common.fs.wants_trim();
+        for (polled, place) in self.polled.iter_mut().zip(&self.places) {
             let Place::Live(connection) = place else {
+                polled.fd = -1;
                 continue;
             };
             untrimmed |= connection.wants_trim();
-            if let (Some(fd), Some(owner)) = (polled.get_mut(count), owners.get_mut(count)) {
-                *fd = PollFd::from_borrowed_fd(connection.socket(), connection.interest());
-                *owner = at;
-                count += 1;
-            }
+            polled.events = connection.interest();
         }
-        let timeout = if only_look {
-            Some(Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            })
+        let timeout_ms = if only_look {
+            0
         } else if untrimmed {
-            Some(Timespec {
-                tv_sec: 0,
-                tv_nsec: i64::from(TRIM_AFTER_MS) * 1_000_000,
-            })
+            TRIM_AFTER_MS
         } else {
-            None
+            -1
         };
-        let ready = match poll(
-            polled.get_mut(..count).unwrap_or_default(),
-            timeout.as_ref(),
-        ) {
+        let ready = match ppoll(&mut self.polled, timeout_ms) {
             Ok(ready) => ready,
             Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno),
         };
-        let mut events = [PollFlags::empty(); CONNECTIONS];
-        for (events, fd) in events.iter_mut().zip(polled.iter().take(count)) {
-            *events = fd.revents();
-        }
-        for (&events, &at) in events.iter().zip(&owners).take(count) {
-            if !events.is_empty() {
-                self.meet(at, events);
+        if ready > 0 {
+            for at in 0..self.polled.len() {
+                let events = self.polled.get(at).map_or(0, |polled| polled.revents);
+                if events != 0 {
+                    self.meet(at, events);
+                }
             }
         }
         self.wakeups = self.wakeups.wrapping_add(1);
@@ -212,27 +220,26 @@ impl<'a> Server<'a> {
     }
 
     /// Receives from and sends to a peer that poll says is ready. A hang-up or an error shows in both.
-    fn meet(&mut self, at: usize, events: PollFlags) {
+    fn meet(&mut self, at: usize, events: Events) {
         let Some(Place::Live(connection)) = self.places.get_mut(at) else {
             return;
         };
-        if events.contains(PollFlags::NVAL) {
+        if events & NVAL != 0 {
             self.end(at); // poll would say so for ever
             return;
         }
         let interest = connection.interest();
-        let over = PollFlags::ERR | PollFlags::HUP;
-        if interest.contains(PollFlags::OUT) && events.intersects(PollFlags::OUT | over) {
-            connection.flush(&mut self.fs);
+        if interest & OUT != 0 && events & (OUT | ERR | HUP) != 0 {
+            connection.flush(&mut self.common.fs);
         }
-        if interest.contains(PollFlags::IN) && events.intersects(PollFlags::IN | over) {
+        if interest & IN != 0 && events & (IN | ERR | HUP) != 0 {
             connection.receive();
         }
     }
 
     fn trim(&mut self) {
-        self.fids.trim(TRIM_STEP_BYTES);
-        self.fs.trim(TRIM_STEP_BYTES);
+        self.common.fids.trim(TRIM_STEP_BYTES);
+        self.common.fs.trim(TRIM_STEP_BYTES);
         for place in &mut self.places {
             if let Place::Live(connection) = place {
                 connection.trim();
@@ -242,7 +249,13 @@ impl<'a> Server<'a> {
 }
 
 /// Serves requests that are there. False: the connection is over.
-fn turn(connection: &mut Connection, fids: &mut Fids, fs: &mut Fs) -> bool {
+fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
+    let Common {
+        fids,
+        fs,
+        policy,
+        log,
+    } = common;
     let mut cost = 0;
     while cost < TURN_COST {
         let (header, body) = match connection.next() {
@@ -259,7 +272,14 @@ fn turn(connection: &mut Connection, fids: &mut Fids, fs: &mut Fs) -> bool {
             break;
         }
         let (body, room, link) = connection.parts(body);
-        let answered = dispatch(&mut Session { link, fids, fs }, header, body, room);
+        let mut session = Session {
+            link,
+            fids,
+            fs,
+            policy,
+            log,
+        };
+        let answered = dispatch(&mut session, header, body, room);
         connection.answer(header.size, answered.reply, answered.donated);
         cost += answered.cost;
         fs.reap(RELEASES_PER_TURN);

@@ -57,18 +57,10 @@ impl<T: Zeroed> Region<T> {
     /// Reserves address space for `len` values. Errors: mmap(2)'s.
     pub fn reserve(len: usize) -> Result<Self, Errno> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or(Errno::NOMEM)?;
-        if bytes == 0 {
-            return Ok(Self {
-                base: NonNull::dangling(),
-                len,
-            });
-        }
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: no address is asked for, so the new mapping cannot replace another one.
-        let base = unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, flags) }?;
-        let base = NonNull::new(base.cast::<T>()).ok_or(Errno::NOMEM)?;
-        Ok(Self { base, len })
+        Ok(Self {
+            base: map(bytes)?.cast(),
+            len,
+        })
     }
 
     /// Forgets the values from `len` on.
@@ -79,25 +71,53 @@ impl<T: Zeroed> Region<T> {
     /// Gives the whole pages inside `range` back to the kernel. What they held reads as zeros
     /// afterwards; the rest of the range is unchanged.
     pub fn discard(&mut self, range: Range<usize>) {
-        let end = range.end.min(self.len).saturating_mul(size_of::<T>());
-        let start = range
-            .start
-            .saturating_mul(size_of::<T>())
-            .next_multiple_of(PAGE_BYTES);
-        let end = if end == self.len * size_of::<T>() {
-            end.next_multiple_of(PAGE_BYTES) // nothing but the tail of the mapping's last page
-        } else {
-            end / PAGE_BYTES * PAGE_BYTES
-        };
-        if start >= end {
-            return;
-        }
-        // SAFETY: `start` is below the mapping's length, which is below `isize::MAX`.
-        let at = unsafe { self.base.as_ptr().cast::<u8>().add(start) };
-        // SAFETY: the pages are ours alone (`&mut self`), and zeros are values of `T`.
-        let done = unsafe { madvise(at.cast(), end - start, Advice::LinuxDontNeed) };
-        debug_assert!(done.is_ok());
+        self.discard_bytes(range.start * size_of::<T>()..range.end * size_of::<T>());
     }
+
+    /// [`Region::discard`], with the range in bytes from the start.
+    pub fn discard_bytes(&mut self, range: Range<usize>) {
+        let bytes = self.len * size_of::<T>();
+        let whole = range.end >= bytes;
+        let range = range.start.min(bytes)..range.end.min(bytes);
+        // Behind the last value there is nothing but the tail of the mapping's last page.
+        let end = if whole {
+            range.end.next_multiple_of(PAGE_BYTES)
+        } else {
+            range.end
+        };
+        // SAFETY: the pages between are ours alone (`&mut self`), and zeros are values of `T`.
+        unsafe { discard(self.base.cast(), range.start, end) };
+    }
+}
+
+#[inline(never)]
+fn map(bytes: usize) -> Result<NonNull<u8>, Errno> {
+    if bytes == 0 {
+        return Ok(NonNull::<u64>::dangling().cast());
+    }
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: no address is asked for, so the new mapping cannot replace another one.
+    let base = unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, flags) }?;
+    NonNull::new(base.cast()).ok_or(Errno::NOMEM)
+}
+
+/// Discards the whole pages between bytes `start` and `end` of a mapping.
+///
+/// # Safety
+/// Those pages belong to the mapping at `base`, nobody borrows from them, and zeros may stand there.
+#[inline(never)]
+unsafe fn discard(base: NonNull<u8>, start: usize, end: usize) {
+    let start = start.next_multiple_of(PAGE_BYTES);
+    let end = end / PAGE_BYTES * PAGE_BYTES;
+    if start >= end {
+        return;
+    }
+    // SAFETY: `start` lies inside the mapping, as the caller vouches.
+    let at = unsafe { base.as_ptr().add(start) };
+    // SAFETY: the caller vouches for the pages.
+    let done = unsafe { madvise(at.cast(), end - start, Advice::LinuxDontNeed) };
+    debug_assert!(done.is_ok());
 }
 
 impl<T: Zeroed> Deref for Region<T> {

@@ -4,8 +4,9 @@
 use core::arch::asm;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_exit_group, __NR_prctl, __NR_rt_sigaction,
-    __NR_seccomp, CLOCK_REALTIME, SIGPIPE, kernel_sigaction, kernel_sigset_t, timespec,
+    __NR_clock_gettime, __NR_close_range, __NR_exit_group, __NR_ppoll, __NR_prctl,
+    __NR_rt_sigaction, __NR_seccomp, CLOCK_REALTIME, SIGPIPE, kernel_sigaction, kernel_sigset_t,
+    pollfd, timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
@@ -22,12 +23,12 @@ struct BpfProgram {
 /// # Safety
 /// The call's own conditions on its arguments hold.
 #[cfg(target_arch = "x86_64")]
-unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize {
+unsafe fn syscall5(number: u32, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
     let result: isize;
     // SAFETY: the caller vouches for the arguments; the kernel clobbers rcx and r11 alone.
     unsafe {
         asm!("syscall", inlateout("rax") number as usize => result,
-             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
+             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
              lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     result
@@ -36,14 +37,21 @@ unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize
 /// # Safety
 /// The call's own conditions on its arguments hold.
 #[cfg(target_arch = "aarch64")]
-unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize {
+unsafe fn syscall5(number: u32, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
     let result: isize;
     // SAFETY: the caller vouches for the arguments; the kernel clobbers no other register.
     unsafe {
         asm!("svc 0", in("x8") number as usize, inlateout("x0") a => result,
-             in("x1") b, in("x2") c, in("x3") d, options(nostack));
+             in("x1") b, in("x2") c, in("x3") d, in("x4") e, options(nostack));
     }
     result
+}
+
+/// # Safety
+/// The call's own conditions on its arguments hold.
+unsafe fn syscall4(number: u32, a: usize, b: usize, c: usize, d: usize) -> isize {
+    // SAFETY: the caller vouches for the arguments; a fifth one is not read.
+    unsafe { syscall5(number, a, b, c, d, 0) }
 }
 
 fn check(result: isize) -> Result<usize, Errno> {
@@ -120,6 +128,35 @@ pub fn wall_clock() -> (i64, i64) {
     // SAFETY: the kernel writes one timespec at `at` during the call.
     let _cannot_fail = unsafe { syscall4(__NR_clock_gettime, CLOCK_REALTIME as usize, at, 0, 0) };
     (now.tv_sec, now.tv_nsec)
+}
+
+/// Waits for one of `fds` (ppoll(2)), at most `timeout_ms`; negative: for ever. How many are ready.
+/// Entries with a negative descriptor are passed over. Numbers, not borrowed descriptors: a list that is
+/// kept from wait to wait. Errors: `EINTR`; `EINVAL` more than the limit of descriptors.
+pub fn ppoll(fds: &mut [pollfd], timeout_ms: i32) -> Result<usize, Errno> {
+    let millis = i64::from(timeout_ms.max(0));
+    let timeout = timespec {
+        tv_sec: millis / 1_000,
+        tv_nsec: millis % 1_000 * 1_000_000,
+    };
+    let timeout = if timeout_ms < 0 {
+        core::ptr::null()
+    } else {
+        core::ptr::from_ref(&timeout)
+    };
+    let (at, count) = (fds.as_mut_ptr().addr(), fds.len());
+    // SAFETY: the kernel reads and writes `count` entries at `at` and reads one timespec during the call;
+    // no signal mask is given.
+    check(unsafe {
+        syscall5(
+            __NR_ppoll,
+            at,
+            count,
+            timeout.addr(),
+            0,
+            size_of::<kernel_sigset_t>(),
+        )
+    })
 }
 
 /// Ends the process. Not exit(3): nothing is flushed or run, and the filter allows no more.

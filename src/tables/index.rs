@@ -8,7 +8,9 @@ use core::hash::{Hasher, SipHasher};
 
 use rustix::io::Errno;
 
-use super::slab::{Id, Slab};
+use super::places::Id;
+use super::slab::Slab;
+use crate::limits::PAGE_BYTES;
 use crate::sys::memory::{Region, Zeroed};
 
 /// Secret of the hashes.
@@ -55,7 +57,7 @@ pub struct Index {
     emptied: bool,
 }
 
-const HEADS_PER_PAGE: usize = crate::limits::PAGE_BYTES / size_of::<Id>();
+const HEADS_PER_PAGE: usize = PAGE_BYTES / size_of::<Id>();
 
 impl Index {
     /// Reserves address space for buckets for `capacity` records. Errors: mmap(2)'s.
@@ -156,7 +158,8 @@ impl Index {
                 run = page + 1;
             }
         }
-        self.heads.discard(run * HEADS_PER_PAGE..self.heads.len());
+        self.heads
+            .discard_bytes(run * PAGE_BYTES..self.in_page.len() * PAGE_BYTES);
     }
 }
 

@@ -4,8 +4,10 @@
 
 mod index;
 mod names;
+mod places;
 mod slab;
 
 pub use index::{Index, Key, Linked};
 pub use names::{NameRef, Names};
-pub use slab::{Id, Slab};
+pub use places::Id;
+pub use slab::Slab;

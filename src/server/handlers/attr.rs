@@ -2,11 +2,11 @@
 
 use rustix::io::Errno;
 
-use crate::fs::attr::Kind;
+use crate::fs::attr::{Change, Kind, Time};
 use crate::limits::LINK_BYTES;
-use crate::p9::attr::GetMask;
-use crate::p9::messages::{Rgetattr, Rstatfs, Tgetattr, Treadlink, Tstatfs};
-use crate::p9::wire::{Field, Writer};
+use crate::p9::attr::{GetMask, SetMask};
+use crate::p9::messages::{Rgetattr, Rsetattr, Rstatfs, Tgetattr, Treadlink, Tsetattr, Tstatfs};
+use crate::p9::wire::{Field, Gid, Uid, Writer};
 use crate::server::dispatch::Session;
 
 /// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
@@ -46,4 +46,46 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
         .write(out);
     out.bytes(target.get(..len).unwrap_or_default());
     Ok(())
+}
+
+/// Tsetattr -> Rsetattr. Also of a deleted file.
+///
+/// Errors, in this order: `EBADF` no such fid; `EROFS` a read-only attach point, even with nothing to
+/// change; `EPERM` the change time among the bits, nothing is done; then those of
+/// [`crate::fs::Fs::change`].
+pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
+    let state = s.get(t.fid)?;
+    s.writable()?;
+    let has = |bit| t.valid.has(bit);
+    if has(SetMask::CTIME) {
+        return Err(Errno::PERM);
+    }
+    let time = |set, given, sec, nsec| match (has(set), has(given)) {
+        (false, _) => Time::Keep,
+        (true, false) => Time::Now,
+        (true, true) => Time::At(sec, nsec),
+    };
+    let a = t.attr;
+    let change = Change {
+        perm: has(SetMask::MODE).then_some(a.perm.0),
+        size: has(SetMask::SIZE).then_some(a.size),
+        atime: time(
+            SetMask::ATIME,
+            SetMask::ATIME_GIVEN,
+            a.atime_sec,
+            a.atime_nsec,
+        ),
+        mtime: time(
+            SetMask::MTIME,
+            SetMask::MTIME_GIVEN,
+            a.mtime_sec,
+            a.mtime_nsec,
+        ),
+        owner: (
+            if has(SetMask::UID) { a.uid } else { Uid::NONE },
+            if has(SetMask::GID) { a.gid } else { Gid::NONE },
+        ),
+    };
+    s.fs.change(state.node(), state.open(), &change)?;
+    Ok(Rsetattr {})
 }

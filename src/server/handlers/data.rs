@@ -3,7 +3,9 @@
 use rustix::io::Errno;
 
 use crate::limits::FRAME_BYTES;
-use crate::p9::messages::{Rflushf, Rfsync, Rwrite, Tflushf, Tfsync, Tread, Twrite};
+use crate::p9::messages::{
+    Rallocate, Rflushf, Rfsync, Rwrite, Tallocate, Tflushf, Tfsync, Tread, Twrite,
+};
 use crate::p9::wire::{Field, Writer};
 use crate::server::dispatch::Session;
 
@@ -64,4 +66,20 @@ pub fn fsync(s: &mut Session<'_>, t: Tfsync) -> Result<Rfsync, Errno> {
 pub fn flushf(s: &mut Session<'_>, t: Tflushf) -> Result<Rflushf, Errno> {
     s.get(t.fid)?;
     Ok(Rflushf {})
+}
+
+/// Tallocate -> Rallocate. Disk space for a range of an open file, as fallocate(2) with mode 0.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` not open; `EBADF` open for reading alone;
+/// `EOPNOTSUPP` a mode (the original is killed by its own filter); then fallocate(2)'s.
+pub fn allocate(s: &mut Session<'_>, t: Tallocate) -> Result<Rallocate, Errno> {
+    let open = s.get(t.fid)?.opened()?;
+    if s.fs.access(open)?.is_read_only() {
+        return Err(Errno::BADF);
+    }
+    if t.mode != 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    s.fs.allocate(open, t.offset, t.length)?;
+    Ok(Rallocate {})
 }

@@ -3,7 +3,6 @@
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::fs::attr::Kind;
 use crate::p9::messages::Treaddir;
 use crate::p9::qid::{Qid, QidType};
 use crate::p9::wire::{Field, Str, Writer};
@@ -15,11 +14,7 @@ use crate::server::dispatch::Session;
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, not a directory, or not open;
 /// `EINVAL` count holds not even the next entry; then lseek(2)'s and getdents64(2)'s.
 pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result<(), Errno> {
-    let state = s.get(t.fid)?;
-    let node = state.node();
-    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Directory {
-        return Err(Errno::INVAL);
-    }
+    let (node, state) = s.directory(t.fid)?;
     let open = state.opened()?;
     let count_at = out.len();
     0u32.write(out);

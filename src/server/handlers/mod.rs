@@ -4,11 +4,17 @@ pub mod attach;
 pub mod attr;
 pub mod data;
 pub mod dir;
+pub mod entries;
 pub mod open;
 pub mod walk;
+pub mod xattr;
+
+use rustix::io::Errno;
 
 use super::dispatch::Session;
 use super::fids::State;
+use crate::fs::NodeId;
+use crate::fs::attr::Kind;
 use crate::p9::wire::Fid;
 
 impl Session<'_> {
@@ -25,7 +31,42 @@ impl Session<'_> {
         }
     }
 
-    fn get(&self, fid: Fid) -> Result<State, rustix::io::Errno> {
+    fn get(&self, fid: Fid) -> Result<State, Errno> {
         self.fids.get(self.link.id, fid)
+    }
+
+    /// Nothing, if the attach point takes changes. Error: `EROFS` it does not; `EFAULT` instead with
+    /// `--panic-on-write`, after the original's text in the log (gofer.md 3.4).
+    fn writable(&self) -> Result<(), Errno> {
+        if !self.fs.is_read_only(self.link.id) {
+            return Ok(());
+        }
+        if self.policy.panic_on_write {
+            self.log.warning(format_args!(
+                "panic in handler: attempt to write to RO mount"
+            ));
+            return Err(Errno::FAULT);
+        }
+        Err(Errno::ROFS)
+    }
+
+    /// The directory that a fid stands for. Errors: `EBADF` no such fid; `EINVAL` deleted or not a
+    /// directory.
+    fn directory(&self, fid: Fid) -> Result<(NodeId, State), Errno> {
+        let state = self.get(fid)?;
+        let node = state.node();
+        if self.fs.is_deleted(node) || self.fs.kind(node)? != Kind::Directory {
+            return Err(Errno::INVAL);
+        }
+        Ok((node, state))
+    }
+
+    /// The directory in which a fid lets something be changed. Errors, in this order: those of
+    /// [`Session::directory`]; `EINVAL` open; those of [`Session::writable`].
+    fn writable_directory(&self, fid: Fid) -> Result<NodeId, Errno> {
+        let (node, state) = self.directory(fid)?;
+        state.not_opened(Errno::INVAL)?;
+        self.writable()?;
+        Ok(node)
     }
 }

@@ -6,7 +6,9 @@ use rustix::io::Errno;
 use crate::fs::attr::Kind;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
-use crate::p9::messages::{Rlcreate, Rlopen, Rucreate, Tlcreate, Tlopen, Tucreate};
+use crate::p9::messages::{
+    Rlconnect, Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate,
+};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
 use crate::server::dispatch::{Donating, Session};
@@ -88,15 +90,7 @@ fn create(
     owner: (Uid, Gid),
 ) -> Result<Donating<Qid>, Errno> {
     let name = Name::new(name)?;
-    let state = s.get(fid)?;
-    let parent = state.node();
-    if s.fs.is_deleted(parent) || s.fs.kind(parent)? != Kind::Directory {
-        return Err(Errno::INVAL);
-    }
-    state.not_opened(Errno::INVAL)?;
-    if s.fs.is_read_only(s.link.id) {
-        return Err(Errno::ROFS);
-    }
+    let parent = s.writable_directory(fid)?;
     let (node, open) = s.fs.create(parent, name, flags, perm, owner)?;
     s.fs.hold_open(open);
     let qid = s.fs.qid(node)?;
@@ -105,4 +99,12 @@ fn create(
         reply: qid,
         donated: Some(open),
     })
+}
+
+/// Tlconnect -> Rlconnect. Sockets cannot be walked to, so nothing is connected to.
+///
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` not a socket.
+pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<Rlconnect, Errno> {
+    s.get(t.fid)?;
+    Err(Errno::INVAL)
 }

@@ -1,0 +1,288 @@
+//! Names in directories: made, linked, renamed, removed; and what that means for the tree of nodes.
+
+use core::ffi::CStr;
+
+use rustix::fd::AsFd;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, renameat, symlinkat,
+    unlinkat,
+};
+use rustix::io::Errno;
+
+use super::attr::Meta;
+use super::file::{Reopen, number, own};
+use super::name::{Name, NameBuffer};
+use super::tree::CUT;
+use super::{Fs, NodeId, OpenId};
+use crate::limits::{LINK_BYTES, NAME_BYTES, PROC_FD};
+use crate::p9::qid::Qid;
+use crate::p9::wire::{Gid, Uid};
+use crate::sys::fd::fixed;
+use crate::tables::Id;
+
+/// A name's bytes, copied out of the tables.
+pub struct OwnName {
+    bytes: [u8; NAME_BYTES],
+    len: usize,
+}
+
+impl OwnName {
+    /// The name.
+    pub fn name(&self) -> Result<Name<'_>, Errno> {
+        Name::new(self.bytes.get(..self.len).unwrap_or_default())
+    }
+}
+
+/// A way to make something at a free name: mkdir(2) and its like.
+type Make<'a> = &'a dyn Fn(rustix::fd::BorrowedFd<'_>, &CStr) -> Result<(), Errno>;
+
+impl Fs {
+    /// Makes a directory, for `owner`; see [`Fs::made`]. The host drops set-id bits of `perm`.
+    ///
+    /// Errors: mkdirat(2)'s, those of [`Fs::made`].
+    pub fn mkdir(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        perm: u32,
+        owner: (Uid, Gid),
+    ) -> Result<Qid, Errno> {
+        let mode = Mode::from_raw_mode(perm);
+        self.made(parent, name, owner, FileType::Directory, &|dir, name| {
+            mkdirat(dir, name, mode)
+        })
+    }
+
+    /// Makes a symlink to `target`, any bytes without NUL; see [`Fs::made`].
+    ///
+    /// Errors: `ENAMETOOLONG` above [`LINK_BYTES`]; `EINVAL` a NUL; symlinkat(2)'s; those of [`Fs::made`].
+    pub fn symlink(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        target: &[u8],
+        owner: (Uid, Gid),
+    ) -> Result<Qid, Errno> {
+        let mut buffer = [0; LINK_BYTES];
+        let text = buffer.get_mut(..=target.len()).ok_or(Errno::NAMETOOLONG)?;
+        if let Some((_nul, bytes)) = text.split_last_mut() {
+            bytes.copy_from_slice(target);
+        }
+        let target = CStr::from_bytes_with_nul(text).map_err(|_| Errno::INVAL)?;
+        self.made(parent, name, owner, FileType::Symlink, &|dir, name| {
+            symlinkat(target, dir, name)
+        })
+    }
+
+    /// Makes a regular file that is not opened; see [`Fs::made`].
+    ///
+    /// Errors: mknodat(2)'s, those of [`Fs::made`].
+    pub fn mknod(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        perm: u32,
+        owner: (Uid, Gid),
+    ) -> Result<Qid, Errno> {
+        let mode = Mode::from_raw_mode(perm);
+        self.made(parent, name, owner, FileType::RegularFile, &|dir, name| {
+            mknodat(dir, name, FileType::RegularFile, mode, 0)
+        })
+    }
+
+    /// Makes something of type `kind` and gives it to `owner`, where that is given and differs. If a
+    /// step behind the making fails, what was made is removed again. No node is made.
+    ///
+    /// Errors: `ENAMETOOLONG`; the making's; openat(2)'s; `ESTALE` something else stands there by
+    /// now; fstat(2)'s; fchownat(2)'s; `EREMOTEIO` too many devices.
+    fn made(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        owner: (Uid, Gid),
+        kind: FileType,
+        make: Make<'_>,
+    ) -> Result<Qid, Errno> {
+        let mut buffer = NameBuffer::new();
+        let name = name.for_host(&mut buffer)?;
+        let dir = self.directory(parent)?;
+        make(dir, name)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = openat(dir, name, flags, Mode::empty()).and_then(|fd| {
+            let meta = Meta::of(fd.as_fd())?;
+            if meta.file_type() == kind {
+                Ok(fd)
+            } else {
+                Err(Errno::STALE)
+            }
+        });
+        match opened
+            .and_then(|fd| own(fd.as_fd(), owner))
+            .and_then(|meta| self.new_qid(parent, &meta))
+        {
+            Ok(qid) => Ok(qid),
+            Err(errno) => {
+                let flags = if kind == FileType::Directory {
+                    AtFlags::REMOVEDIR
+                } else {
+                    AtFlags::empty()
+                };
+                let _undone = unlinkat(self.directory(parent)?, name, flags);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Links the file of `target` as `name` in `parent`: the file that the node holds, by its descriptor.
+    ///
+    /// linkat(2) takes a descriptor alone only with CAP_DAC_READ_SEARCH; where it is missing the file
+    /// is reached as for opening it again. Errors: `ENAMETOOLONG`; linkat(2)'s: `ENOENT` the last link
+    /// is gone; `ESTALE` the target's name is another file by now (only without /proc).
+    pub fn link(
+        &mut self,
+        target: NodeId,
+        open: OpenId,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<(), Errno> {
+        let mut buffer = NameBuffer::new();
+        let name = name.for_host(&mut buffer)?;
+        let file = self.descriptor(target, open)?;
+        let dir = self.directory(parent)?;
+        match linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT) => {}
+            done => return done,
+        }
+        if Meta::of(file)?.links() == 0 {
+            return Err(Errno::NOENT);
+        }
+        match self.reopen {
+            Reopen::ProcFd => linkat(
+                fixed(PROC_FD),
+                number(file, &mut [0; 11]),
+                dir,
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            ),
+            Reopen::Parent => {
+                let node = self.node(target)?;
+                let mut buffer = NameBuffer::new();
+                let old = buffer.fill(self.names.get(node.name()))?;
+                linkat(
+                    self.directory(node.parent())?,
+                    old,
+                    dir,
+                    name,
+                    AtFlags::empty(),
+                )?;
+                if node.is_file(&Meta::of_name(dir, name)?) {
+                    return Ok(());
+                }
+                let _undone = unlinkat(dir, name, AtFlags::empty());
+                Err(Errno::STALE)
+            }
+        }
+    }
+
+    /// Renames, over what stands at the new name. Whatever lies below moves along: one node is
+    /// touched. What stood at the new name is deleted, and a node below the moved one that its new
+    /// parent lies below (the host moved it meanwhile) is cut off.
+    ///
+    /// Errors: `ENAMETOOLONG`; `ENOMEM` no room for the name; renameat(2)'s.
+    pub fn rename(
+        &mut self,
+        from: (NodeId, Name<'_>),
+        to: (NodeId, Name<'_>),
+    ) -> Result<(), Errno> {
+        let (mut old_buffer, mut new_buffer) = (NameBuffer::new(), NameBuffer::new());
+        let old_name = from.1.for_host(&mut old_buffer)?;
+        let new_name = to.1.for_host(&mut new_buffer)?;
+        let moved = self.child(from.0, from.1.bytes());
+        let over = self.child(to.0, to.1.bytes());
+        // Nothing may fail behind the call, so the name has its room before it.
+        let kept = match moved {
+            Some(_) => Some(self.names.insert(to.1.bytes()).ok_or(Errno::NOMEM)?),
+            None => None,
+        };
+        let done = renameat(
+            self.directory(from.0)?,
+            old_name,
+            self.directory(to.0)?,
+            new_name,
+        );
+        // Two links of one file: rename(2) then succeeds and does nothing.
+        let idle = match over {
+            Some(over) if done.is_ok() => {
+                let there = Meta::of_name(self.directory(to.0)?, new_name);
+                there.is_ok_and(|meta| self.node(over).is_ok_and(|node| node.is_file(&meta)))
+            }
+            _ => false,
+        };
+        if done.is_err() || idle {
+            if let Some(kept) = kept {
+                self.names.remove(kept);
+            }
+            return done;
+        }
+        if let Some(over) = over {
+            self.mark_deleted(over);
+        }
+        if let (Some(moved), Some(kept)) = (moved, kept) {
+            self.cut_cycle(moved, to.0);
+            self.move_node(moved, to.0, kept);
+        }
+        Ok(())
+    }
+
+    /// Cuts the chain from `parent` up to the root where it passes `moved`.
+    fn cut_cycle(&mut self, moved: NodeId, parent: NodeId) {
+        let mut at = parent;
+        while let Ok(node) = self.node(at) {
+            if node.parent() == moved {
+                self.take_out_of_index(at);
+                if let Some(node) = self.nodes.get_mut(at) {
+                    node.set(CUT);
+                    node.set_parent(Id::NONE);
+                }
+                self.release(moved);
+                return;
+            }
+            at = node.parent();
+        }
+    }
+
+    /// Removes a name; a directory's if `directory`. Its node is deleted.
+    ///
+    /// Errors: `ENAMETOOLONG`; unlinkat(2)'s.
+    pub fn unlink(&mut self, parent: NodeId, name: Name<'_>, directory: bool) -> Result<(), Errno> {
+        let mut buffer = NameBuffer::new();
+        let flags = if directory {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        unlinkat(self.directory(parent)?, name.for_host(&mut buffer)?, flags)?;
+        if let Some(node) = self.child(parent, name.bytes()) {
+            self.mark_deleted(node);
+        }
+        Ok(())
+    }
+
+    /// Parent and name of a node. Error: `EINVAL` it has none: a root, or cut off.
+    pub fn place(&self, id: NodeId) -> Result<(NodeId, OwnName), Errno> {
+        let node = self.node(id)?;
+        if self.is_root(id) || !node.parent().is_some() {
+            return Err(Errno::INVAL);
+        }
+        let name = self.names.get(node.name());
+        let mut own = OwnName {
+            bytes: [0; NAME_BYTES],
+            len: name.len(),
+        };
+        own.bytes
+            .get_mut(..name.len())
+            .ok_or(Errno::INVAL)?
+            .copy_from_slice(name);
+        Ok((node.parent(), own))
+    }
+}

@@ -1,0 +1,136 @@
+//! Descriptors: the inherited ones taken over, moved or closed; those that start-up opens.
+
+use alloc::vec::Vec;
+
+use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, PROC_FD};
+use crate::sys::fd::{inherit, place};
+use crate::sys::memory::Region;
+use crate::sys::raw::close_range;
+
+/// Something open that holds a number and gives nothing: the read end of a pipe without a writer.
+fn placeholder() -> Result<OwnedFd, Errno> {
+    pipe_with(PipeFlags::CLOEXEC).map(|(read, _write)| read)
+}
+
+/// Makes sure that 0, 1 and 2 are open, so that no file of ours lands there. Errors: pipe2(2)'s.
+pub fn fill_standard() -> Result<(), Errno> {
+    loop {
+        let fd = placeholder()?;
+        if fd.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        let number = fd.as_raw_fd();
+        place(fd, number)?;
+    }
+}
+
+/// Takes over the descriptor that the command line calls `number`, and moves it clear of the fixed
+/// ones. Errors: `EBADF` not open, or named twice; fcntl(2)'s.
+pub fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
+    let fd = inherit(number).ok_or(Errno::BADF)?;
+    move_up(fd)
+}
+
+/// Moves a descriptor clear of the fixed ones. Errors: fcntl(2)'s.
+pub fn move_up(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    fcntl_dupfd_cloexec(&fd, FIRST_FREE_FD)
+}
+
+/// A copy of standard error, clear of the fixed descriptors. Errors: fcntl(2)'s.
+pub fn standard_error() -> Result<OwnedFd, Errno> {
+    fcntl_dupfd_cloexec(crate::sys::fd::fixed(2), FIRST_FREE_FD)
+}
+
+/// Puts the log at its fixed number and placeholders at those of the others, and closes every
+/// descriptor but 0 to 2, these, and `kept`. Errors: pipe2(2)'s, dup3(2)'s, close_range(2)'s.
+pub fn settle(log: OwnedFd, kept: &[&OwnedFd]) -> Result<(), Errno> {
+    let mut numbers: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).collect();
+    numbers.extend([LOG_FD, DEBUG_LOG_FD, PROC_FD]);
+    // What is inherited at the fixed numbers is replaced, or closed with the strays.
+    place(log, LOG_FD)?;
+    place(move_up(placeholder()?)?, DEBUG_LOG_FD)?;
+    place(move_up(placeholder()?)?, PROC_FD)?;
+    let mut from = 3;
+    // In ascending order, without the two kilobytes that sorting takes.
+    while let Some(&number) = numbers.iter().filter(|&&number| number >= from).min() {
+        if number > from {
+            close_range(from, number - 1)?;
+        }
+        from = number + 1;
+    }
+    close_range(from, RawFd::MAX)
+}
+
+/// Takes a detached clone of /proc/self/fd, and of nothing else, to [`PROC_FD`] (open_tree(2)): through
+/// it a held file can be opened again after the chroot, and `..` leads nowhere. Needs CAP_SYS_ADMIN.
+///
+/// Errors: openat(2)'s, open_tree(2)'s; the placeholder stays.
+pub fn clone_proc() -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fds = openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let clone = open_tree(&fds, c"", flags)?;
+    // A procfs mounted with other options, or another file system at /proc, may not lead to our files.
+    let probe = move_up(placeholder()?)?;
+    let mut buffer = [0; 11];
+    let name = crate::decimal::c_digits(probe.as_raw_fd().unsigned_abs(), &mut buffer);
+    let again = openat(&clone, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (one, other) = (rustix::fs::fstat(&probe)?, rustix::fs::fstat(&again)?);
+    if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
+        return Err(Errno::STALE);
+    }
+    place(clone, PROC_FD)
+}
+
+/// Descriptors that the process may have, after raising the soft limit to the hard one.
+///
+/// Errors: setrlimit(2)'s.
+pub fn raise_descriptor_limit() -> Result<u64, Errno> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Opens the log file for appending. Errors: openat(2)'s.
+pub fn open_log(path: &core::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
+    move_up(openat(CWD, path, flags, Mode::from_raw_mode(0o644))?)
+}
+
+/// Reads a file whole, into memory of its own. Errors: openat(2)'s, fstat(2)'s, mmap(2)'s, read(2)'s.
+pub fn read_file(path: &core::ffi::CStr) -> Result<Region<u8>, Errno> {
+    let file = openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
+        Mode::empty(),
+    )?;
+    let size = rustix::fs::fstat(file.as_fd())?.st_size;
+    let mut region = Region::reserve(usize::try_from(size).map_err(|_| Errno::FBIG)?)?;
+    let mut filled = 0;
+    while filled < region.len() {
+        match rustix::io::retry_on_intr(|| {
+            rustix::io::read(&file, region.get_mut(filled..).unwrap_or_default())
+        })? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    region.truncate(filled);
+    Ok(region)
+}

@@ -331,7 +331,7 @@ fn descriptors_do_not_grow_with_use() {
             s.clunk(fid).unwrap();
         }
     }
-    s.getattr(ROOT, 0).unwrap();
+    s.expect_descriptors(before.len());
     assert_eq!(s.gofer.descriptors().unwrap(), before);
 }
 

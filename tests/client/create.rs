@@ -299,7 +299,7 @@ fn ucreate_whose_chown_fails_leaves_no_file_behind() {
         Errno::EINVAL,
     );
     assert!(!tree.path("d/new").exists());
-    assert_eq!(s.gofer.descriptor_count(), before);
+    s.expect_descriptors(before);
     s.ucreate(2, b"new", O_RDWR, 0o644, 0, 0).unwrap();
 }
 

@@ -113,7 +113,10 @@ pub(crate) fn run(binary: &Path, dir: Option<&Path>) -> Outcome {
         &mut served.client,
         DEPTH,
         "  ",
-        &mut show::Budget { lines: TREE_LINES },
+        &mut show::Budget {
+            lines: TREE_LINES,
+            each: 8,
+        },
         out,
     )?;
 

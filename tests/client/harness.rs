@@ -626,11 +626,12 @@ impl Gofer {
         let mut all = Vec::new();
         for entry in fs::read_dir(self.proc("fd"))? {
             let entry = entry?;
+            let link = match fs::read_link(entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // closed since
+                link => link?,
+            };
             let number = entry.file_name().to_string_lossy().parse();
-            all.push((
-                number.map_err(io::Error::other)?,
-                fs::read_link(entry.path())?,
-            ));
+            all.push((number.map_err(io::Error::other)?, link));
         }
         all.sort();
         Ok(all)
@@ -641,6 +642,21 @@ impl Gofer {
     pub fn descriptor_count(&self) -> usize {
         self.descriptors().expect("read /proc/PID/fd").len()
     }
+}
+
+/// Asserts that the program comes down to at most this many descriptors while `client` is served: it frees
+/// a bounded number in each turn.
+#[track_caller]
+pub fn expect_descriptors(gofer: &Gofer, client: &mut Client, wanted: usize) {
+    let mut open = gofer.descriptor_count();
+    for _ in 0..20_000 {
+        if open <= wanted {
+            break;
+        }
+        client.getattr(ROOT, 0).expect("the root is served");
+        open = gofer.descriptor_count();
+    }
+    assert!(open <= wanted, "{open}, not {wanted}");
 }
 
 impl Drop for Gofer {
@@ -667,6 +683,13 @@ pub struct Session {
 }
 
 impl Session {
+    /// As [`expect_descriptors`].
+    #[track_caller]
+    pub fn expect_descriptors(&mut self, wanted: usize) {
+        let client = self.client.as_mut().expect("a session in use");
+        expect_descriptors(&self.gofer, client, wanted);
+    }
+
     /// Closes the connection and waits for the program.
     #[track_caller]
     pub fn finish(&mut self) -> Exit {

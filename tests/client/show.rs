@@ -14,6 +14,8 @@ pub(crate) const S_IFREG: u32 = 0o100_000;
 /// How many lines may still be printed.
 pub(crate) struct Budget {
     pub(crate) lines: usize,
+    /// Of one directory.
+    pub(crate) each: usize,
 }
 
 /// Bytes of a name as text that cannot disturb a terminal.

@@ -316,7 +316,10 @@ fn tree(client: &mut Client, path: &OsString, out: &mut impl Write) -> Outcome {
         &path.to_string_lossy()
     };
     writeln!(out, "{head}")?;
-    let mut lines = show::Budget { lines: usize::MAX };
+    let mut lines = show::Budget {
+        lines: usize::MAX,
+        each: usize::MAX,
+    };
     branch(client, DEPTH, "", &mut lines, out)
 }
 
@@ -338,7 +341,7 @@ fn branch(
         Err(fault) => return Err(fault.into()),
     };
     for (number, entry) in list.iter().enumerate() {
-        if budget.lines == 0 {
+        if budget.lines == 0 || number == budget.each {
             writeln!(out, "{indent}… {} more", list.len() - number)?;
             return Ok(());
         }

@@ -5,11 +5,12 @@
 use core::cell::Cell;
 use core::fmt::{self, Write};
 
+use linux_raw_sys::general::{POLLOUT, pollfd};
 use rustix::io::Errno;
 
 use crate::limits::{LOG_FD, LOG_LINE_BYTES};
 use crate::sys::fd::fixed;
-use crate::sys::raw::wall_clock;
+use crate::sys::raw::{ppoll, wall_clock};
 
 /// Where lines go: descriptor [`LOG_FD`].
 pub struct Log {
@@ -69,7 +70,19 @@ impl Log {
     }
 }
 
+/// Writes the line if that cannot block: a pipe has room for it, or it is a file. The descriptor may be
+/// shared with other processes, so it is asked, not made non-blocking.
 fn write_whole(line: &[u8]) -> Result<(), Errno> {
+    let events = i16::try_from(POLLOUT).unwrap_or(0);
+    let mut polled = [pollfd {
+        fd: LOG_FD,
+        events,
+        revents: 0,
+    }];
+    let ready = ppoll(&mut polled, 0)?;
+    if ready == 0 {
+        return Err(Errno::AGAIN);
+    }
     match rustix::io::write(fixed(LOG_FD), line) {
         Ok(count) if count == line.len() => Ok(()),
         Ok(_) => Err(Errno::AGAIN),

@@ -154,8 +154,14 @@ fn serve_logged(
         .map_err(step("reserving the connections' buffers"))?;
     entry::ARENA.seal();
     install_filter(reopen, log)?;
-    server.serve().map_err(|_| fatal(String::new()))?;
-    log.info(format_args!("All 9P servers exited."));
+    match server.serve() {
+        Ok(()) => log.info(format_args!("All 9P servers exited.")),
+        Err(errno) => {
+            // Nothing can be allocated for a text to be handed up.
+            log.warning(format_args!("FATAL ERROR: ppoll: {}", Text(errno)));
+            raw::exit(128);
+        }
+    }
     Ok(())
 }
 

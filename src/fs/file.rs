@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use super::attr::{Kind, Meta, chown};
@@ -133,8 +133,7 @@ impl Fs {
                 let mut buffer = NameBuffer::new();
                 let name = buffer.fill(self.names.get(node.name()))?;
                 let parent = self.directory(node.parent())?;
-                let truncates = flags.contains(OFlags::TRUNC);
-                // Not before it is known to be the right file.
+                // Nothing is truncated before it is known to be the right file.
                 let fd = openat(
                     parent,
                     name,
@@ -144,8 +143,8 @@ impl Fs {
                 if !node.is_file(&Meta::of(fd.as_fd())?) {
                     return Err(Errno::STALE);
                 }
-                if truncates {
-                    rustix::fs::ftruncate(&fd, 0)?;
+                if flags.contains(OFlags::TRUNC) {
+                    ftruncate(self.open_again(id, OFlags::WRONLY)?, 0)?;
                 }
                 Ok(fd)
             }

@@ -201,7 +201,7 @@ fn directory_swapped_all_the_time_never_leads_outside() {
 #[test]
 fn descriptors_sent_with_requests_are_closed() {
     let tree = Tree::new();
-    let s = serve(&tree);
+    let mut s = serve(&tree);
     s.send(&t::getattr(1, ROOT, 0)).unwrap();
     s.recv().unwrap();
     let before = s.gofer.descriptors().unwrap();

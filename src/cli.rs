@@ -51,10 +51,12 @@ pub enum Fault<'a> {
     Unknown(&'a [u8]),
     /// The command line ends behind a flag that takes a value.
     NoValue(&'static str),
+    /// Not a boolean: value, flag.
+    Bool(&'a [u8], &'static str),
     /// Not a value of the flag's type: value, flag, why.
     Value(&'a [u8], &'static str, &'static str),
-    /// An io-fd that is none.
-    IoFd(&'a [u8], &'static str),
+    /// An io-fd below 0.
+    NegativeFd(i64),
     /// A sub-command other than `gofer`.
     Command(&'a [u8]),
     /// `--bundle` is missing.
@@ -73,6 +75,13 @@ impl fmt::Display for Fault<'_> {
                 write!(f, "flag provided but not defined: -{}", name.escape_ascii())
             }
             Self::NoValue(name) => write!(f, "flag needs an argument: -{name}"),
+            Self::Bool(value, name) => {
+                let value = value.escape_ascii();
+                write!(
+                    f,
+                    "invalid boolean value \"{value}\" for -{name}: parse error"
+                )
+            }
             Self::Value(value, name, why) => {
                 write!(
                     f,
@@ -80,13 +89,10 @@ impl fmt::Display for Fault<'_> {
                     value.escape_ascii()
                 )
             }
-            Self::IoFd(value, why) => {
-                write!(
-                    f,
-                    "invalid value \"{}\" for flag -io-fds: {why}",
-                    value.escape_ascii()
-                )
-            }
+            Self::NegativeFd(number) => write!(
+                f,
+                "invalid value \"{number}\" for flag -io-fds: flag value must be greater than 0: {number}"
+            ),
             Self::Command(word) => write!(
                 f,
                 "unknown sub-command \"{}\": only gofer is served",
@@ -208,7 +214,7 @@ pub fn parse<'a>(
             if GOFER_FLAGS.iter().any(|flag| flag.name.as_bytes() == name) => {}
         Err(fault) => {
             return Err(Refusal {
-                is_global: true,
+                is_global: words.clone().any(|word| word == b"gofer"),
                 fault,
             });
         }
@@ -306,7 +312,7 @@ fn set<'a>(
             _ => {}
         },
         Kind::Bool => {
-            let on = boolean(value).ok_or(invalid("parse error"))?;
+            let on = boolean(value).ok_or(Fault::Bool(value, flag.name))?;
             match flag.name {
                 APPLY_CAPS => options.keep_all_capabilities = !on,
                 PANIC_ON_WRITE => options.panic_on_write = on,
@@ -327,11 +333,12 @@ fn set<'a>(
             }
         }
         Kind::Fds => {
-            let number = decimal(value).ok_or(Fault::IoFd(value, "not a number"))?;
+            let why = "invalid flag value: strconv.Atoi: parsing: invalid syntax";
+            let number = decimal(value).ok_or(invalid(why))?;
             if number < 0 {
-                return Err(Fault::IoFd(value, "flag value must be greater than 0"));
+                return Err(Fault::NegativeFd(number));
             }
-            let fd = i32::try_from(number).map_err(|_| Fault::IoFd(value, "value out of range"))?;
+            let fd = i32::try_from(number).map_err(|_| invalid("value out of range"))?;
             if options.io_fds.len() == CONNECTIONS {
                 return Err(Fault::ManyIoFds);
             }
@@ -551,11 +558,11 @@ mod tests {
         );
         assert_eq!(
             gofer("--io-fds=3,4").1,
-            "invalid value \"3,4\" for flag -io-fds: not a number"
+            "invalid value \"3,4\" for flag -io-fds: invalid flag value: strconv.Atoi: parsing: invalid syntax"
         );
         assert_eq!(
             gofer("--io-fds=-1").1,
-            "invalid value \"-1\" for flag -io-fds: flag value must be greater than 0"
+            "invalid value \"-1\" for flag -io-fds: flag value must be greater than 0: -1"
         );
         assert_eq!(
             fault(&["--nope", "gofer"]),
@@ -563,7 +570,7 @@ mod tests {
         );
         assert_eq!(
             fault(&["--debug=maybe", "gofer"]).1,
-            "invalid value \"maybe\" for flag -debug: parse error"
+            "invalid boolean value \"maybe\" for -debug: parse error"
         );
         assert_eq!(
             fault(&["run", "x"]),

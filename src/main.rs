@@ -291,10 +291,10 @@ fn open_attach_points(
     for mount in &spec.mounts {
         let destination = mount.destination.as_str();
         let number = numbers.next().ok_or_else(|| {
-            let (kind, source) = (&mount.kind, &mount.source);
+            let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
+            let options = mount.options.join(" ");
             fatal(format!(
-                "No FD found for mount. Did you forget --io-fd? mount: {}, {{{destination} {kind} {source}}}",
-                sockets.len()
+                "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
             ))
         })?;
         let attach = Attach::open(destination.as_bytes(), mount.read_only);

@@ -40,7 +40,9 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted there.
     pub source: String,
-    /// Whether its options contain `ro`.
+    /// Its options.
+    pub options: Vec<String>,
+    /// Whether `ro` is one of them.
     pub read_only: bool,
 }
 
@@ -313,40 +315,32 @@ impl Seq for CountSeq<'_> {
     }
 }
 
-/// Whether a list of options contains `ro`.
+/// A list of strings; null takes them away.
 #[derive(Default)]
-struct Options {
-    read_only: bool,
-    option: Text,
-}
+struct Texts(Vec<Text>);
 
-struct OptionsSeq<'a>(&'a mut Options);
+struct TextsSeq<'a>(&'a mut Vec<Text>);
 
-impl Visitor for Options {
+impl Visitor for Texts {
     fn null(&mut self) -> miniserde::Result<()> {
-        self.read_only = false;
+        self.0.clear();
         Ok(())
     }
     fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        self.read_only = false;
-        Ok(Box::new(OptionsSeq(self)))
+        self.0.clear();
+        Ok(Box::new(TextsSeq(&mut self.0)))
     }
 }
 
-impl OptionsSeq<'_> {
-    fn take(&mut self) {
-        self.0.read_only |= self.0.option.0 == "ro";
-        self.0.option.0.clear();
-    }
-}
-
-impl Seq for OptionsSeq<'_> {
+impl Seq for TextsSeq<'_> {
     fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        self.take();
-        Ok(&mut self.0.option)
+        self.0.push(Text::default());
+        self.0
+            .last_mut()
+            .map(|text| text as &mut dyn Visitor)
+            .ok_or(miniserde::Error)
     }
     fn finish(&mut self) -> miniserde::Result<()> {
-        self.take();
         Ok(())
     }
 }
@@ -432,7 +426,7 @@ object! {
         destination: Text = "destination",
         kind: Text = "type",
         source: Text = "source",
-        options: Options = "options",
+        options: Texts = "options",
     }
 }
 
@@ -478,7 +472,8 @@ impl Mounts {
                 destination: mount.destination.0,
                 kind: mount.kind.0,
                 source: mount.source.0,
-                read_only: mount.options.read_only,
+                read_only: mount.options.0.iter().any(|option| option.0 == "ro"),
+                options: mount.options.0.into_iter().map(|option| option.0).collect(),
             });
         }
     }

@@ -78,6 +78,7 @@ macro_rules! requests {
                         Message::decode(body).map(Self::$name).map_err(|Malformed| Undecodable::Malformed), )*
                     $( kind if kind == $kind + 1 && Version::HIGHEST >= Version::Google(<$name as Message>::SINCE) =>
                         Err(Undecodable::Reply), )*
+                    Rlerror::KIND => Err(Undecodable::Reply),
                     _ => Err(Undecodable::Unknown),
                 }
             }

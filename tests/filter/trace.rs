@@ -1,0 +1,346 @@
+//! What the binary calls while it serves: a session with every message, under strace(1), in every mode.
+//! Each call behind the filter is in the table with its very arguments, and each row is seen.
+
+use crate::harness::{
+    Launch, Namespace, ROOT, Session, TempDir, Tree, binary, session_of, spec, write_spec,
+};
+use crate::p9::{
+    Data, Frame, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr, t,
+};
+use crate::say;
+use crate::table::{Call, MODES, describe, matching};
+use gofer::limits::TRIM_EVERY_WAKEUPS;
+use gofer::p9::messages::REQUESTS;
+use gofer::sandbox::seccomp::{ALLOWED, Modes};
+use linux_raw_sys::general::__NR_seccomp;
+use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
+use nix::libc::{AT_REMOVEDIR, S_IFREG};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// How the program is started so that it serves in a mode. A new mode needs its ways here.
+fn ways(mode: &str) -> &'static [Option<Namespace>] {
+    match mode {
+        "BY_PROC_FD" => &[None, Some(Namespace::UserAndMount)],
+        // No privilege over the mounts: no clone of /proc/self/fd.
+        "BY_PARENT" => &[Some(Namespace::User)],
+        _ => &[],
+    }
+}
+
+/// Rows that no session of ours can bring about: mode, call, and why. None so far.
+const UNSEEN: &[(&str, &str, &str)] = &[];
+
+/// A number that a Linux of the client's may send and that is in no table of messages.
+const TLOCK: u8 = 52;
+
+// ---- the session ----------------------------------------------------------------------------
+
+/// Sends messages and remembers which.
+struct Driver {
+    session: Session,
+    sent: BTreeSet<u8>,
+}
+
+impl Driver {
+    #[track_caller]
+    fn answer(&mut self, request: &[u8]) -> Frame {
+        let [_, _, _, _, kind, tag0, tag1, ..] = *request else {
+            panic!("a request without a header");
+        };
+        self.sent.insert(kind);
+        self.session.send(request).expect("send");
+        let reply = self.session.recv().expect("a reply");
+        assert_eq!(reply.tag, u16::from_le_bytes([tag0, tag1]));
+        assert!(reply.kind == kind + 1 || reply.kind == RLERROR, "{reply:?}");
+        reply
+    }
+
+    /// It must be done.
+    #[track_caller]
+    fn done(&mut self, request: Vec<u8>) {
+        let reply = self.answer(&request);
+        if reply.kind == RLERROR {
+            panic!("message {}: {:?}", request[4], reply.errno());
+        }
+    }
+
+    /// It is answered in one way or the other.
+    #[track_caller]
+    fn answered(&mut self, request: Vec<u8>) {
+        self.answer(&request);
+    }
+
+    /// Walks `fid` to `names` below the root.
+    #[track_caller]
+    fn walk(&mut self, fid: u32, names: &[&[u8]]) {
+        self.done(t::walk(1, ROOT, fid, names));
+    }
+
+    #[track_caller]
+    fn clunk(&mut self, fids: &[u32]) {
+        for &fid in fids {
+            self.done(t::clunk(1, fid));
+        }
+    }
+}
+
+/// Every message, so that every row of the table has a reason to be used. The tree is `filled`'s.
+fn drive(session: Session, tree: &Tree) {
+    let sent = BTreeSet::from([100, 104]); // the harness has sent Tversion and Tattach
+    let d = &mut Driver { session, sent };
+
+    // walk, attr
+    d.walk(2, &[]);
+    d.walk(3, &[b"d", b"inner"]);
+    d.walk(4, &[b"d", b"inner"]); // known by now
+    d.done(t::walkgetattr(1, ROOT, 5, &[b"l"]));
+    d.done(t::getattr(1, 3, u64::MAX));
+    d.done(t::statfs(1, ROOT));
+    d.done(t::readlink(1, 5));
+    d.answered(t::walk(1, ROOT, 6, &[b"missing"]));
+    d.done(t::flush(1, 7));
+    d.answered(t::auth(1, 6, b"", b"", NOID));
+    d.answered(t::attach(1, 6, NOFID, b"", b"/", NOID));
+    d.clunk(&[2, 3, 4, 5]);
+
+    // data
+    d.walk(2, &[b"a"]);
+    d.done(t::lopen(1, 2, O_RDWR));
+    d.done(t::read(1, 2, 0, 100));
+    d.done(t::write(1, 2, 3, Data(b"text")));
+    d.done(t::fsync(1, 2, 0));
+    d.done(t::flushf(1, 2));
+    d.done(t::allocate(1, 2, 0, 0, 4096));
+    d.answered(t::lock(1, 2, 1, 0, 0, 0, 1, b"client"));
+    d.walk(3, &[b"a"]);
+    d.done(t::lopen(1, 3, O_WRONLY | O_TRUNC));
+    d.clunk(&[3]);
+
+    // directories
+    d.walk(3, &[]);
+    d.done(t::lopen(1, 3, O_RDONLY));
+    d.done(t::readdir(1, 3, 0, 4096));
+    d.done(t::readdir(1, 3, 0, 4096)); // from the start again
+    d.clunk(&[3]);
+
+    // attributes changed: of an open file, of one that is not, of a directory
+    d.walk(3, &[b"a"]);
+    d.walk(4, &[b"d"]);
+    let attr = SetAttr {
+        mode: 0o640,
+        uid: 0,
+        gid: 0,
+        size: 7,
+        atime: 1,
+        mtime: 2,
+        ..SetAttr::default()
+    };
+    const SIZE: u32 = 0x8;
+    for fid in [2, 3, 4] {
+        for valid in [
+            0x1,
+            0x2,
+            0x4,
+            SIZE,
+            0x10,
+            0x20,
+            0x10 | 0x80,
+            0x20 | 0x100,
+            0x1bf,
+        ] {
+            if fid != 4 || valid & SIZE == 0 {
+                d.done(t::setattr(1, fid, valid, &attr));
+            }
+        }
+        d.answered(t::setattr(1, fid, 0x40, &attr)); // the change time is nobody's to set
+    }
+    d.answered(t::setattrclunk(1, 3, 0x1, &attr));
+    d.answered(t::multigetattr(1, ROOT, &[b"d"]));
+    d.answered(t::clunk(1, 3));
+    d.clunk(&[2]);
+
+    // files made; another owner is refused inside a user namespace, and what was made is removed
+    for (fid, name) in [(5, b"made"), (6, b"mine")] {
+        d.walk(fid, &[]);
+        d.done(t::lcreate(1, fid, name, O_RDWR, 0o600, NOID));
+    }
+    d.walk(7, &[]);
+    d.answered(t::ucreate(1, 7, b"theirs", O_RDWR, 0o600, 1234, 1234));
+    d.done(t::mkdir(1, ROOT, b"new", 0o755, NOID));
+    d.done(t::mknod(1, ROOT, b"node", S_IFREG | 0o644, 0, 0, NOID));
+    d.done(t::symlink(1, ROOT, b"sym", b"target", NOID));
+    d.answered(t::umkdir(1, ROOT, b"unew", 0o755, 1234, 1234));
+    d.answered(t::umknod(
+        1,
+        ROOT,
+        b"unode",
+        S_IFREG | 0o644,
+        0,
+        0,
+        1234,
+        1234,
+    ));
+    d.answered(t::usymlink(1, ROOT, b"usym", b"target", 1234, 1234));
+
+    // names: linked, renamed, removed
+    d.walk(8, &[b"a"]);
+    d.done(t::link(1, ROOT, 8, b"hard"));
+    d.walk(9, &[b"gone"]);
+    fs::remove_dir(tree.path("gone")).expect("rmdir by the host");
+    d.answered(t::link(1, 9, 8, b"hard")); // tried by every way there is
+    d.done(t::rename(1, 8, 4, b"renamed"));
+    d.done(t::renameat(1, 4, b"inner", ROOT, b"outer"));
+    d.done(t::unlinkat(1, ROOT, b"new", AT_REMOVEDIR.cast_unsigned()));
+    d.done(t::unlinkat(1, ROOT, b"node", 0));
+    d.done(t::remove(1, 5));
+    d.clunk(&[4, 6, 7, 8, 9]);
+
+    // refused, whatever the tree
+    d.walk(2, &[b"t"]);
+    d.answered(t::xattrwalk(1, 2, 3, b"user.a"));
+    d.answered(t::xattrcreate(1, 2, b"user.a", 1, 0));
+    d.answered(t::getxattr(1, 2, b"user.a", 100));
+    d.answered(t::setxattr(1, 2, b"user.a", b"value", 0));
+    d.answered(t::listxattr(1, 2, 100));
+    d.answered(t::removexattr(1, 2, b"user.a"));
+    d.answered(t::lconnect(1, 2, 0));
+    d.answered(t::bind(1, ROOT, 1, b"socket", NOID, NOID, 9));
+    d.answered(t::channel(1, 0, 0));
+
+    // long enough for memory to be given back though the program is never idle
+    for _ in 0..=2 * TRIM_EVERY_WAKEUPS {
+        d.done(t::getattr(1, ROOT, 0));
+    }
+
+    for &(kind, name, _) in REQUESTS {
+        assert!(d.sent.contains(&kind), "the session lacks {name}");
+    }
+    assert!(d.sent.contains(&TLOCK));
+    let exit = d.session.finish();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+}
+
+fn filled() -> Tree {
+    let tree = Tree::new();
+    tree.file("a", b"some text");
+    tree.file("t", b"more text");
+    tree.dir("d");
+    tree.dir("gone");
+    tree.file("d/inner", b"inner");
+    tree.link("l", "a");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    tree
+}
+
+// ---- the trace ------------------------------------------------------------------------------
+
+/// A session under strace; the calls behind the filter.
+fn traced(way: Option<Namespace>) -> Vec<(String, Call)> {
+    let strace = Path::new("strace");
+    if let Err(error) = Command::new(strace).arg("--version").output() {
+        panic!("strace: {error}: install the Debian package strace");
+    }
+    let tree = filled();
+    let own = TempDir::new();
+    let file = own.path().join("trace");
+    // Numbers of calls and raw arguments: what the filter sees.
+    let mut words: Vec<OsString> = ["-f", "-n", "-e", "raw=all", "-o"]
+        .map(OsString::from)
+        .into();
+    words.extend([file.clone().into(), binary().into(), "--bundle".into()]);
+    words.extend([tree.bundle().into(), "--io-fds".into(), "3".into()]);
+    let mut launch = Launch::raw(&words).binary(strace);
+    if let Some(namespace) = way {
+        launch = launch.namespace(namespace);
+    }
+    drive(session_of(launch), &tree);
+
+    let text = fs::read_to_string(&file).expect("read the trace");
+    let mut lines = text.lines();
+    let installs = |line: &str| {
+        parse(line).is_some_and(|(_, call)| {
+            call.number == __NR_seccomp && call.args[0] == u64::from(SECCOMP_SET_MODE_FILTER)
+        }) && line.ends_with(" = 0")
+    };
+    assert!(lines.any(installs), "no filter installed: {text}");
+    let mut calls = Vec::new();
+    for line in lines {
+        match parse(line) {
+            Some(parsed) => calls.push(parsed),
+            None => assert!(line.ends_with("+++ exited with 0 +++"), "{line}"),
+        }
+    }
+    let (last, _) = calls.last().expect("calls behind the filter");
+    assert_eq!(last, "exit_group");
+    calls
+}
+
+/// `PID [NUMBER] NAME(ARGUMENT, …) = RESULT`
+fn parse(line: &str) -> Option<(String, Call)> {
+    let (_, rest) = line.split_once('[')?;
+    let (number, rest) = rest.split_once(']')?;
+    let (name, rest) = rest.split_once('(')?;
+    let (list, _) = rest.split_once(')')?;
+    let mut args = [0; 6];
+    let words = list.split(", ").filter(|word| !word.is_empty());
+    for (arg, word) in args.iter_mut().zip(words) {
+        let digits = word.strip_prefix("0x").unwrap_or(word);
+        *arg = u64::from_str_radix(digits, 16).ok()?;
+    }
+    let number = number.trim().parse().ok()?;
+    Some((name.trim().to_owned(), Call::new(number, args)))
+}
+
+fn check(name: &str, mode: Modes) {
+    assert!(!ways(name).is_empty(), "no way to start in mode {name}");
+    let mut seen = BTreeSet::new();
+    let mut count = 0;
+    for way in ways(name) {
+        for (call_name, call) in traced(*way) {
+            let rows: Vec<usize> = matching(mode, &call).collect();
+            assert!(
+                !rows.is_empty(),
+                "mode {name}, {way:?}: {call_name} {call:x?}"
+            );
+            seen.extend(rows);
+            count += 1;
+        }
+    }
+    let rows = ALLOWED.iter().enumerate();
+    let missing: Vec<usize> = rows
+        .filter(|(at, rule)| mode.meets(rule.when) && !seen.contains(at))
+        .map(|(at, _)| at)
+        .collect();
+    let list: Vec<String> = missing.iter().map(|&at| describe(at)).collect();
+    say(&format!(
+        "trace in mode {name}: {count} calls behind the filter, rows seen: {}, never seen: {list:#?}",
+        seen.len()
+    ));
+    let is_known = |at: &usize| {
+        let (call, _) = gofer::sandbox::seccomp::REASONS[*at];
+        UNSEEN
+            .iter()
+            .any(|&(in_mode, unseen, _)| in_mode == name && unseen == call)
+    };
+    assert!(missing.iter().all(is_known), "mode {name}: {list:#?}");
+}
+
+#[test]
+fn trace_of_every_message_stays_in_the_table_and_uses_every_row() {
+    for &(name, mode) in MODES {
+        check(name, mode);
+    }
+}
+
+#[test]
+fn trace_line_is_read_with_its_raw_arguments() {
+    let line = "77    [ 262] newfstatat(0xffffff9c, 0x7ffd, 0x10, 0) = -1 ENOENT (No such file)";
+    let wanted = Call::new(262, [0xffff_ff9c, 0x7ffd, 0x10, 0, 0, 0]);
+    assert_eq!(parse(line), Some(("newfstatat".to_owned(), wanted)));
+    assert_eq!(parse("77    [ 231] +++ exited with 0 +++"), None);
+    assert_eq!(parse("77    [ 231] --- SIGSYS {si_signo=SIGSYS} ---"), None);
+}

@@ -228,12 +228,12 @@ fn reserve_low_numbers() {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
         let null = File::open("/dev/null").expect("open /dev/null");
-        let mut held = Vec::new();
-        while held
-            .last()
-            .is_none_or(|fd: &OwnedFd| fd.as_raw_fd() < LOW_NUMBERS)
-        {
-            held.push(null.as_fd().try_clone_to_owned().expect("dup /dev/null"));
+        let mut held = vec![OwnedFd::from(null)];
+        while let Some(last) = held.last() {
+            if last.as_raw_fd() >= LOW_NUMBERS {
+                break;
+            }
+            held.push(last.try_clone().expect("dup /dev/null"));
         }
         held
     });
@@ -565,7 +565,11 @@ impl Gofer {
     pub fn connect(&mut self, index: usize) -> Client {
         let mut client = self.client(index);
         if let Err(fault) = client.hello(ROOT) {
-            panic!("connection {index}: {fault}; stderr: {}", self.stderr());
+            let status = self.child.try_wait();
+            panic!(
+                "connection {index}: {fault}; {status:?}; stderr: {}",
+                self.stderr()
+            );
         }
         client
     }

@@ -38,6 +38,11 @@ need_tools() {
     need_packages gcc libc6-dev musl-dev
 }
 
+need_test_tools() {
+    need_tools
+    need_packages binutils strace
+}
+
 # Runs a stage under its name and prints the seconds that it took.
 stage() {
     local name=$1 begun=$SECONDS
@@ -64,7 +69,7 @@ lint() {
 
 test_all() {
     [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
-    stage packages need_tools
+    stage packages need_test_tools
     stage build build
     stage lint lint
     stage compile cargo test --locked --no-run

@@ -152,8 +152,8 @@ fn serve_logged(
     };
     let mut server = Server::new(sockets, fs, policy, log)
         .map_err(step("reserving the connections' buffers"))?;
-    entry::ARENA.seal();
     install_filter(reopen, log)?;
+    entry::ARENA.seal();
     match server.serve() {
         Ok(()) => log.info(format_args!("All 9P servers exited.")),
         Err(errno) => {

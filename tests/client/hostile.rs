@@ -4,7 +4,9 @@ use crate::harness::{
     Launch, Mount, ROOT, Tree, expect_descriptors, serve, serve_mounts, session_of, spec,
     write_spec,
 };
-use crate::p9::{Data, Fault, NOID, O_RDONLY, O_RDWR, QT_SPECIAL, frame, refused, t};
+use crate::p9::{
+    Data, Fault, NOID, O_RDONLY, O_RDWR, O_TRUNC, QT_SPECIAL, SetAttr, frame, refused, t,
+};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, renameat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -396,63 +398,161 @@ fn descriptors_sent_when_the_table_is_full_do_no_harm() {
 
 // ---- noise ----
 
-/// One answer on its own tag for each frame, whatever is in it.
+/// One answer on its own tag for each frame, whatever is in it and whatever came before.
 #[test]
-fn random_bodies_of_every_type_are_answered() {
-    let tree = Tree::new();
-    tree.dir("d/e");
-    tree.file("a", vec![5; 100_000]);
-    tree.file("d/b", b"text");
-    tree.link("l", "d");
-    let names: [&[u8]; 9] = [b"a", b"d", b"b", b"l", b"e", b"..", b"", b"new", b"x/y"];
-    for seed in 1..=8u64 {
+fn random_requests_of_every_type_are_answered() {
+    for seed in 1..=10u64 {
         println!("seed {seed}");
-        let mut state = seed * 0x9e37_79b9_7f4a_7c15;
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 11) % below
-        };
-        let s = serve(&tree);
+        let tree = Tree::new();
+        tree.dir("d/e");
+        tree.file("a", vec![5; 100_000]);
+        tree.file("d/b", b"text");
+        tree.link("l", "d");
+        let mut s = serve(&tree);
+        let mut random = Random(seed * 0x9e37_79b9_7f4a_7c15);
         for _ in 0..4000 {
-            let tag = random(65536) as u16;
-            let fid = random(6) as u32;
-            let other = random(6) as u32;
-            let name = names[random(9) as usize];
-            let request = match random(14) {
-                0 => t::walk(tag, fid, other, &[name]),
-                1 => t::walk(tag, fid, other, &[name, names[random(9) as usize]]),
-                2 => t::walk(tag, 1, other, &[]),
-                3 => t::walkgetattr(tag, fid, other, &[name]),
-                4 => t::lopen(tag, fid, random(1 << 20) as u32),
-                5 => t::lcreate(tag, fid, name, random(8) as u32, 0o600, NOID),
-                6 => t::read(tag, fid, random(200_000), random(300_000) as u32),
-                7 => t::write(tag, fid, random(100), Data(b"written")),
-                8 => t::readdir(tag, fid, random(3), random(70_000) as u32),
-                9 => t::clunk(tag, 2 + other),
-                10 => t::readlink(tag, fid),
-                11 => {
-                    let body: Vec<u8> = (0..random(40)).map(|_| random(256) as u8).collect();
-                    let kind = random(256) as u8;
-                    frame(if kind == 100 { 108 } else { kind }, tag, &body)
-                }
-                12 => {
-                    // A sound frame with one byte of its body changed; sizes stay.
-                    let mut bytes = t::walk(tag, fid, other, &[name, b"d", b"e"]);
-                    let at = 7 + random(bytes.len() as u64 - 7) as usize;
-                    bytes[at] = random(256) as u8;
-                    bytes
-                }
-                _ => t::getattr(tag, fid, u64::MAX),
-            };
+            let request = random.request();
             s.send(&request).unwrap();
-            let reply = s.recv().unwrap();
-            assert_eq!(reply.tag, tag, "request {request:02x?}");
+            let reply = match s.recv() {
+                Ok(reply) => reply,
+                Err(fault) => panic!("{fault} after {request:02x?}: {:?}", s.gofer.exit()),
+            };
+            assert_eq!(
+                reply.tag,
+                u16::from_le_bytes([request[5], request[6]]),
+                "{request:02x?}"
+            );
             assert!(
                 reply.kind == 7 || reply.kind == request[4] + 1,
-                "request {request:02x?}"
+                "{request:02x?}"
             );
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+
+    fn u32(&mut self, limit: u64) -> u32 {
+        self.below(limit) as u32
+    }
+
+    fn fid(&mut self) -> u32 {
+        self.u32(7)
+    }
+
+    fn name(&mut self) -> &'static [u8] {
+        const NAMES: [&[u8]; 12] = [
+            b"a", b"b", b"c", b"d", b"e", b"l", b"new", b"a", b"d", b"..", b"", b"x/y",
+        ];
+        NAMES[self.below(12) as usize]
+    }
+
+    /// An id the host may take, or none.
+    fn id(&mut self) -> u32 {
+        if self.below(2) == 0 {
+            NOID
+        } else {
+            self.u32(70_000)
+        }
+    }
+
+    /// Small numbers, and those at the edges.
+    fn number(&mut self) -> u64 {
+        const EDGES: [u64; 6] = [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX];
+        if self.below(4) == 0 {
+            EDGES[self.below(6) as usize]
+        } else {
+            self.below(200_000)
+        }
+    }
+
+    fn request(&mut self) -> Vec<u8> {
+        let tag = self.below(65536) as u16;
+        let (fid, other, name) = (self.fid(), self.fid(), self.name());
+        match self.below(36) {
+            0 | 1 => t::walk(tag, fid, other, &[name]),
+            2 => t::walk(tag, fid, other, &[name, self.name()]),
+            3 | 4 => t::walk(tag, ROOT, other.max(2), &[]),
+            5 => t::walk(tag, ROOT, other.max(2), &[name]),
+            6 => t::walkgetattr(tag, fid, other, &[name]),
+            7 | 8 => t::lopen(tag, fid, self.u32(4) | (self.u32(1 << 22) & !3 & !O_TRUNC)),
+            9 => t::lopen(tag, fid, self.u32(4) | O_TRUNC),
+            10 => t::lcreate(tag, fid, name, self.u32(8), self.u32(1 << 16), self.id()),
+            11 => t::ucreate(
+                tag,
+                fid,
+                name,
+                self.u32(1 << 22),
+                self.u32(1 << 16),
+                self.id(),
+                self.id(),
+            ),
+            12 => t::read(tag, fid, self.number(), self.u32(300_000)),
+            13 => t::write(tag, fid, self.number() % 300_000, Data(b"written")),
+            14 => t::readdir(tag, fid, self.below(3), self.u32(70_000)),
+            15 => t::clunk(tag, 2 + other),
+            16 => t::readlink(tag, fid),
+            17 => t::fsync(tag, fid, 0),
+            18 => t::statfs(tag, fid),
+            19 => t::mkdir(tag, fid, name, self.u32(1 << 16), self.id()),
+            20 => t::umkdir(tag, fid, name, self.u32(1 << 16), self.id(), self.id()),
+            21 => t::symlink(tag, fid, name, self.name(), self.id()),
+            22 => t::usymlink(tag, fid, name, self.name(), self.id(), self.id()),
+            23 => t::mknod(tag, fid, name, self.u32(1 << 17), 0, 0, self.id()),
+            24 => t::umknod(tag, fid, name, 0o100_600, 1, 3, self.id(), self.id()),
+            25 => t::link(tag, fid, other, name),
+            26 => t::rename(tag, fid, other, name),
+            27 => t::renameat(tag, fid, name, other, self.name()),
+            28 => t::unlinkat(
+                tag,
+                fid,
+                name,
+                [0, 0x200, self.u32(0x1000)][self.below(3) as usize],
+            ),
+            29 => t::remove(tag, fid.max(2)),
+            30 => t::setattr(tag, fid, self.u32(0x200), &self.attributes()),
+            31 => t::allocate(
+                tag,
+                fid,
+                self.u32(2) * self.u32(0x200),
+                self.below(1 << 20),
+                self.below(1 << 20),
+            ),
+            32 => t::xattrwalk(tag, fid, other, b"user.a"),
+            33 => {
+                let body: Vec<u8> = (0..self.below(60)).map(|_| self.below(256) as u8).collect();
+                let kind = self.below(256) as u8;
+                frame(if kind == 100 { 108 } else { kind }, tag, &body)
+            }
+            34 => {
+                // A sound frame with one byte of its body changed; sizes stay.
+                let mut bytes = t::renameat(tag, fid, name, other, b"new");
+                let at = 7 + self.below(bytes.len() as u64 - 7) as usize;
+                bytes[at] = self.below(256) as u8;
+                bytes
+            }
+            _ => t::getattr(tag, fid, u64::MAX),
+        }
+    }
+
+    fn attributes(&mut self) -> SetAttr {
+        SetAttr {
+            mode: self.u32(1 << 16),
+            uid: self.id(),
+            gid: self.id(),
+            size: self.number() % (1 << 22),
+            atime: self.number(),
+            atime_ns: self.number(),
+            mtime: self.number(),
+            mtime_ns: self.number(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod confinement;
 mod connections;
 mod create;
 mod data;
+mod deleted;
 mod dir;
 mod frames;
 mod harness;

@@ -478,6 +478,27 @@ fn fallback_opens_what_was_created() {
     assert_eq!(s.read_all(3).unwrap(), b"written");
 }
 
+/// Names change with what the connection itself does.
+#[test]
+fn fallback_opens_a_file_renamed_through_the_connection() {
+    let tree = tree_with_spec();
+    tree.dir("d");
+    tree.file("d/f", b"deep");
+    let mut s = in_user_namespace(&tree);
+    s.walk_to(ROOT, 2, "a").unwrap();
+    s.walk_to(ROOT, 3, "d").unwrap();
+    s.walk_to(ROOT, 4, "d/f").unwrap();
+    s.renameat(ROOT, b"a", 3, b"b").unwrap();
+    s.renameat(ROOT, b"d", ROOT, b"e").unwrap();
+    s.rename(4, ROOT, b"g").unwrap();
+    s.lopen(2, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(2).unwrap(), b"text");
+    s.lopen(4, O_RDONLY).unwrap();
+    assert_eq!(s.read_all(4).unwrap(), b"deep");
+    s.lopen(3, O_RDONLY).unwrap();
+    assert_eq!(s.list(3, 4096).unwrap().len(), 1);
+}
+
 /// An error, never another file, and no truncation of it.
 #[test]
 fn fallback_refuses_a_file_that_was_replaced() {

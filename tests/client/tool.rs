@@ -45,7 +45,7 @@ A user other than root needs user namespaces: the gofer then runs in one of its 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    // The helpers shared with the tests panic; here that is one line too.
+    // What is shared with the tests panics; here that is one line too.
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = match (

@@ -1,0 +1,169 @@
+//! Random sequences of all operations through two connections, each step compared with the same step done
+//! by system calls on a twin tree, and the two trees compared whole.
+//!
+//! `GOFER_SEED` repeats one seed, `GOFER_STEPS` sets the number of steps (20,000). A difference is
+//! printed with the fewest steps that still show it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    unreachable_pub
+)]
+
+mod compare;
+#[path = "../client/harness.rs"]
+mod harness;
+mod model;
+mod ops;
+#[path = "../client/p9.rs"]
+mod p9;
+mod world;
+
+use nix::sys::stat::{Mode, umask};
+use ops::{Random, Step};
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+use world::World;
+
+const SEEDS: [u64; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+const STEPS: usize = 20_000;
+/// Steps between two comparisons of the whole trees.
+const INTERVAL: usize = 250;
+
+/// Prints past the test harness, which would keep it for itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// Every fourth seed has its second connection read-only.
+fn is_read_only(seed: u64) -> bool {
+    seed % 4 == 3
+}
+
+/// Where two sides differ, with all steps up to there.
+struct Difference {
+    steps: Vec<Step>,
+    why: String,
+}
+
+/// Steps of a seed on a new world.
+fn run(seed: u64, count: usize) -> Result<usize, Difference> {
+    let mut random = Random::new(seed);
+    let mut world = World::new(is_read_only(seed));
+    let mut steps = Vec::new();
+    for at in 1..=count {
+        let connection = random.below(2);
+        let step = ops::choose(&mut random, connection, &world.models[connection]);
+        steps.push(step);
+        let done = world.step(&steps[at - 1]);
+        let whole = at % INTERVAL == 0 || at == count;
+        let done = done.and_then(|()| {
+            if whole {
+                world.compare().map(drop)
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(why) = done {
+            return Err(Difference { steps, why });
+        }
+    }
+    let entries = world.compare();
+    match entries.and_then(|entries| world.finish().map(|()| entries)) {
+        Ok(entries) => Ok(entries),
+        Err(why) => Err(Difference { steps, why }),
+    }
+}
+
+/// These steps on a new world, the trees compared behind the last. `Some`: why they differ.
+fn replay(read_only: bool, steps: &[Step]) -> Option<String> {
+    let mut world = World::new(read_only);
+    for step in steps {
+        if let Err(why) = world.step(step) {
+            return Some(why);
+        }
+    }
+    world.compare().err()
+}
+
+/// Leaves out steps as long as a difference remains.
+fn shrink(read_only: bool, mut steps: Vec<Step>) -> (Vec<Step>, Option<String>) {
+    let mut why = replay(read_only, &steps);
+    let mut chunk = steps.len().div_ceil(2);
+    while chunk > 0 && why.is_some() {
+        let mut at = 0;
+        let mut shorter = false;
+        while at < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(at..(at + chunk).min(fewer.len()));
+            match replay(read_only, &fewer) {
+                None => at += chunk,
+                differs => {
+                    (steps, why) = (fewer, differs);
+                    shorter = true;
+                }
+            }
+        }
+        chunk = if chunk == 1 && shorter { 1 } else { chunk / 2 };
+    }
+    (steps, why)
+}
+
+fn play(seed: u64, steps: usize) {
+    umask(Mode::empty()); // as the program's
+    say(&format!(
+        "differential: GOFER_SEED={seed} GOFER_STEPS={steps}"
+    ));
+    let difference = match run(seed, steps) {
+        Ok(entries) => {
+            return say(&format!(
+                "differential: seed {seed} ends with {entries} entries"
+            ));
+        }
+        Err(difference) => difference,
+    };
+    let (count, first) = (difference.steps.len(), difference.why);
+    let (fewest, why) = shrink(is_read_only(seed), difference.steps);
+    let mut text = format!("seed {seed}, step {count}: {first}\n");
+    match why {
+        Some(why) => text += &format!("the fewest steps ({}) end with: {why}\n", fewest.len()),
+        None => text += "the steps alone do not show it again\n",
+    }
+    for step in fewest.iter().rev().take(40).rev() {
+        text += &format!("  {}: {:?}\n", step.connection, step.op);
+    }
+    panic!("{text}");
+}
+
+#[test]
+fn fixed_seeds_do_on_the_tree_what_they_do_on_its_twin() {
+    if number("GOFER_SEED").is_some() {
+        return; // the other test repeats it
+    }
+    let steps = number("GOFER_STEPS").map_or(STEPS, |steps| steps as usize);
+    for seed in SEEDS {
+        play(seed, steps.div_ceil(SEEDS.len() + 1));
+    }
+}
+
+#[test]
+fn a_random_or_chosen_seed_does_on_the_tree_what_it_does_on_its_twin() {
+    let steps = number("GOFER_STEPS").map(|steps| steps as usize);
+    if let Some(seed) = number("GOFER_SEED") {
+        return play(seed, steps.unwrap_or(STEPS));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = now.as_nanos() as u64 % 1_000_000_000;
+    play(seed, steps.unwrap_or(STEPS).div_ceil(SEEDS.len() + 1));
+}

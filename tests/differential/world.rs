@@ -1,0 +1,463 @@
+//! The program on one tree, the model on its twin, and a step done on both.
+
+use crate::compare;
+use crate::harness::{Gofer, Mount, Tree, serve_mounts};
+use crate::model::{FidState, Kind, Model, Node, Outcome};
+use crate::ops::{Name, Op, ROOT, SHARED, Step};
+use crate::p9::{Answer, Client, Data, Dirent, Fault, NOID, Qid, Ropen};
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, fstat};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Why a step differs.
+type Same<T = ()> = Result<T, String>;
+
+pub struct World {
+    pub clients: Vec<Client>,
+    pub models: Vec<Model>,
+    gofer: Gofer,
+    tree: Tree,
+    twin: PathBuf,
+}
+
+impl World {
+    /// Connection 0 serves the root, connection 1 a directory in it.
+    pub fn new(read_only: bool) -> World {
+        let tree = Tree::new();
+        let twin = tree.outside("twin");
+        fs::create_dir(&twin).expect("mkdir");
+        for root in [tree.root(), twin.clone()] {
+            let shared = root.join(SHARED);
+            fs::create_dir(&shared).expect("mkdir");
+            // No step names this one, so that the second root is never removed.
+            fs::write(shared.join("keep"), "kept").expect("write");
+            for fifo in [root.join("a"), shared.join("b")] {
+                nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o600)).expect("mkfifo");
+            }
+        }
+        let options: &[&str] = if read_only { &["ro"] } else { &[] };
+        let mount = Mount::bind(&format!("/{SHARED}"), options);
+        let (gofer, clients) = serve_mounts(&tree, false, &[mount]);
+        let models = vec![
+            Model::new(&twin, false, ROOT),
+            Model::new(&twin.join(SHARED), read_only, ROOT),
+        ];
+        World {
+            clients,
+            models,
+            gofer,
+            tree,
+            twin,
+        }
+    }
+
+    /// Both trees whole.
+    pub fn compare(&self) -> Same<usize> {
+        compare::trees(&self.tree.root(), &self.twin)
+    }
+
+    /// Ends the connections; the program must end in peace.
+    pub fn finish(mut self) -> Same {
+        self.clients.clear();
+        let exit = self.gofer.exit();
+        if exit.code == Some(0) {
+            Ok(())
+        } else {
+            Err(format!("the end of the program: {exit:?}"))
+        }
+    }
+
+    /// Does a step on both sides.
+    pub fn step(&mut self, step: &Step) -> Same {
+        let client = &mut self.clients[step.connection];
+        let model = &mut self.models[step.connection];
+        Pair { client, model }.step(&step.op)?;
+        model.check()
+    }
+}
+
+/// Both sides of a connection.
+struct Pair<'a> {
+    client: &'a mut Client,
+    model: &'a mut Model,
+}
+
+/// Both succeeded, or both failed the same way.
+fn both<T: std::fmt::Debug, U: std::fmt::Debug>(
+    got: Answer<T>,
+    want: Outcome<U>,
+) -> Same<Option<(T, U)>> {
+    match (got, want) {
+        (Ok(got), Ok(want)) => Ok(Some((got, want))),
+        (Err(Fault::Errno(got)), Err(want)) if got == want => Ok(None),
+        (Err(Fault::Errno(got)), Err(want)) => Err(format!("{got:?}, model {want:?}")),
+        (Err(got), _) => Err(format!("{got}, model success")),
+        (Ok(got), Err(want)) => Err(format!("{got:?}, model {want:?}")),
+    }
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Same {
+    if got == want {
+        Ok(())
+    } else {
+        Err(format!("{what} {got:?}, model {want:?}"))
+    }
+}
+
+fn kind_of(qid: &Qid, kind: Kind) -> Same {
+    equal("qid.type", qid.kind, kind.qid_type())?;
+    equal("qid.version", qid.version, 0)?;
+    equal("device index in qid.path", qid.path >> 56, 0)
+}
+
+/// A node's qid is always the same.
+fn qid_of(qid: &Qid, node: &Node) -> Same {
+    kind_of(qid, node.kind)?;
+    let known = node.qid_path.get().unwrap_or(qid.path);
+    node.qid_path.set(Some(known));
+    equal("qid.path", qid.path, known)
+}
+
+impl Pair<'_> {
+    fn known(&self, fid: u32) -> &FidState {
+        self.model.get(fid).expect("a fid of the model")
+    }
+
+    fn node(&self, fid: u32) -> &Node {
+        &self.known(fid).node
+    }
+
+    fn step(&mut self, op: &Op) -> Same {
+        match op {
+            Op::Attach { afid } => {
+                let got = self.client.attach(2, *afid, b"", b"/", NOID);
+                both(got, self.model.attach(*afid))?;
+            }
+            Op::Walk {
+                fid,
+                newfid,
+                names,
+                getattr,
+            } => self.walk(*fid, *newfid, names, *getattr)?,
+            Op::Clunk { fid } => {
+                both(self.client.clunk(*fid), self.model.clunk(*fid))?;
+            }
+            Op::Remove { fid } => {
+                both(self.client.remove(*fid), self.model.remove(*fid))?;
+            }
+            Op::Open { fid, flags } => {
+                let got = self.client.lopen(*fid, *flags);
+                if let Some((got, ())) = both(got, self.model.open(*fid, *flags))? {
+                    self.opened(*fid, got)?;
+                }
+            }
+            Op::Create {
+                fid,
+                name,
+                flags,
+                perm,
+                gid,
+                uid,
+            } => {
+                let client = &mut *self.client;
+                let got = match uid {
+                    Some(uid) => client.ucreate(*fid, &name.0, *flags, *perm, *gid, *uid),
+                    None => client.lcreate(*fid, &name.0, *flags, *perm, *gid),
+                };
+                let owner = (uid.unwrap_or(NOID), *gid);
+                let want = self.model.create(*fid, name, *flags, *perm, owner);
+                if let Some((got, ())) = both(got, want)? {
+                    self.opened(*fid, got)?;
+                }
+            }
+            Op::Mkdir {
+                dfid,
+                name,
+                perm,
+                gid,
+                uid,
+            } => {
+                let client = &mut *self.client;
+                let got = match uid {
+                    Some(uid) => client.umkdir(*dfid, &name.0, *perm, *gid, *uid),
+                    None => client.mkdir(*dfid, &name.0, *perm, *gid),
+                };
+                let owner = (uid.unwrap_or(NOID), *gid);
+                let want = self.model.mkdir(*dfid, name, *perm, owner);
+                if let Some((got, ())) = both(got, want)? {
+                    kind_of(&got.qid, Kind::Directory)?;
+                }
+            }
+            Op::Symlink {
+                dfid,
+                name,
+                target,
+                gid,
+                uid,
+            } => {
+                let client = &mut *self.client;
+                let got = match uid {
+                    Some(uid) => client.usymlink(*dfid, &name.0, &target.0, *gid, *uid),
+                    None => client.symlink(*dfid, &name.0, &target.0, *gid),
+                };
+                let owner = (uid.unwrap_or(NOID), *gid);
+                let want = self.model.symlink(*dfid, name, &target.0, owner);
+                if let Some((got, ())) = both(got, want)? {
+                    kind_of(&got.qid, Kind::Symlink)?;
+                }
+            }
+            Op::Mknod {
+                dfid,
+                name,
+                mode,
+                gid,
+                uid,
+            } => {
+                let client = &mut *self.client;
+                let got = match uid {
+                    Some(uid) => client.umknod(*dfid, &name.0, *mode, 1, 3, *gid, *uid),
+                    None => client.mknod(*dfid, &name.0, *mode, 1, 3, *gid),
+                };
+                let owner = (uid.unwrap_or(NOID), *gid);
+                let want = self.model.mknod(*dfid, name, *mode, owner);
+                if let Some((got, ())) = both(got, want)? {
+                    kind_of(&got.qid, Kind::Regular)?;
+                }
+            }
+            Op::Link { dfid, fid, name } => {
+                let got = self.client.link(*dfid, *fid, &name.0);
+                both(got, self.model.link(*dfid, *fid, name))?;
+            }
+            Op::Rename { fid, dfid, name } => {
+                let got = self.client.rename(*fid, *dfid, &name.0);
+                both(got, self.model.rename(*fid, *dfid, name))?;
+            }
+            Op::Renameat {
+                olddirfid,
+                oldname,
+                newdirfid,
+                newname,
+            } => {
+                let (old, new) = (*olddirfid, *newdirfid);
+                let got = self.client.renameat(old, &oldname.0, new, &newname.0);
+                both(got, self.model.renameat((old, oldname), (new, newname)))?;
+            }
+            Op::Unlinkat { dfid, name, flags } => {
+                let got = self.client.unlinkat(*dfid, &name.0, *flags);
+                both(got, self.model.unlinkat(*dfid, name, *flags))?;
+            }
+            Op::Setattr { fid, valid, attr } => {
+                let got = self.client.setattr(*fid, *valid, attr);
+                both(got, self.model.setattr(*fid, *valid, attr))?;
+                self.getattr(*fid)?;
+            }
+            Op::Allocate {
+                fid,
+                mode,
+                offset,
+                length,
+            } => {
+                let got = self.client.allocate(*fid, *mode, *offset, *length);
+                let want = self.model.allocate(*fid, *mode, *offset, *length);
+                both(got, want)?;
+            }
+            Op::Read { fid, offset, count } => {
+                let got = self.client.read(*fid, *offset, *count);
+                let want = self.model.read(*fid, *offset, *count);
+                if let Some((got, want)) = both(got, want)? {
+                    let got = got.data.0;
+                    equal("bytes", got.len(), want.len())?;
+                    equal("the bytes read are equal", got == want, true)?;
+                }
+            }
+            Op::Write {
+                fid,
+                offset,
+                length,
+                byte,
+            } => {
+                let data = vec![*byte; *length];
+                let got = self.client.write(*fid, *offset, Data(&data));
+                if let Some((got, want)) = both(got, self.model.write(*fid, *offset, &data))? {
+                    equal("count", got.count, want)?;
+                }
+            }
+            Op::List { fid, count } => self.list(*fid, *count)?,
+            Op::ListOn { fid, count } => self.list_on(*fid, *count)?,
+            Op::Readlink { fid } => {
+                let got = self.client.readlink(*fid);
+                if let Some((got, want)) = both(got, self.model.readlink(*fid))? {
+                    equal("target", got.target, want)?;
+                }
+            }
+            Op::Getattr { fid, mask } => {
+                let got = self.client.getattr(*fid, *mask);
+                if let Some((got, want)) = both(got, self.model.stat(*fid))? {
+                    qid_of(&got.qid, self.node(*fid))?;
+                    compare::attributes(got.valid, &got.attr, &want)?;
+                }
+            }
+            Op::Statfs { fid } => {
+                let got = self.client.statfs(*fid);
+                if let Some((got, want)) = both(got, self.model.statfs(*fid))? {
+                    equal("type", i64::from(got.kind), want.filesystem_type().0 as i64)?;
+                    equal("bsize", i64::from(got.bsize), want.block_size() as i64)?;
+                    equal("blocks", got.blocks, want.blocks())?;
+                    equal("files", got.files, want.files())?;
+                    equal("fsid", got.fsid, 0)?;
+                    equal("namelen", got.namelen, 255)?;
+                }
+            }
+            Op::Fsync { fid } => {
+                both(self.client.fsync(*fid, 0), self.model.fsync(*fid))?;
+            }
+            Op::Idle { fid, which } => {
+                let known = self.model.get(*fid).map(drop);
+                match which {
+                    0 => both(self.client.flushf(*fid), known).map(drop)?,
+                    1 => {
+                        let want = known.and(Err::<(), _>(Errno::EINVAL));
+                        both(self.client.lconnect(*fid, 0), want)?;
+                    }
+                    2 => {
+                        let want = known.and(Err::<(), _>(Errno::ENODATA));
+                        both(self.client.xattrwalk(*fid, 2, b"user.a"), want)?;
+                    }
+                    _ => {
+                        let want = known.and(Err::<(), _>(Errno::ENOSYS));
+                        both(self.client.xattrcreate(*fid, b"user.a", 1, 0), want)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, fid: u32, newfid: u32, names: &[Name], getattr: bool) -> Same {
+        let parts: Vec<&[u8]> = names.iter().map(|name| name.0.as_slice()).collect();
+        let (got, attr) = if getattr {
+            match self.client.walkgetattr(fid, newfid, &parts) {
+                Ok(got) => (Ok(got.qids), Some((got.valid, got.attr))),
+                Err(fault) => (Err(fault), None),
+            }
+        } else {
+            let got = self.client.walk(fid, newfid, &parts);
+            (got.map(|got| got.qids), None)
+        };
+        let Some((qids, kinds)) = both(got, self.model.walk(fid, newfid, names))? else {
+            return Ok(());
+        };
+        equal("qids", qids.len(), kinds.len())?;
+        for (qid, kind) in qids.iter().zip(kinds) {
+            kind_of(qid, kind)?;
+        }
+        let node = self.node(newfid);
+        if let Some(last) = qids.last() {
+            qid_of(last, node)?;
+        }
+        if let Some((valid, attr)) = attr {
+            compare::attributes(valid, &attr, &node.stat())?;
+        }
+        Ok(())
+    }
+
+    /// What a fid was opened on is its node's file, and a regular one's descriptor came along.
+    fn opened(&self, fid: u32, got: Ropen) -> Same {
+        let state = self.known(fid);
+        qid_of(&got.qid, &state.node)?;
+        equal("iounit", got.iounit, 0)?;
+        let regular = state.node.kind == Kind::Regular;
+        equal("a descriptor came", got.fd.is_some(), regular)?;
+        if let Some(fd) = got.fd {
+            let stat = fstat(&fd).map_err(|errno| errno.to_string())?;
+            equal("inode of the descriptor", stat.st_ino, got.qid.path)?;
+            equal("its size", stat.st_size, state.node.stat().st_size)?;
+        }
+        Ok(())
+    }
+
+    fn getattr(&mut self, fid: u32) -> Same {
+        if self.model.get(fid).is_err() {
+            return Ok(());
+        }
+        let mask = crate::p9::VALID;
+        self.step(&Op::Getattr { fid, mask })
+    }
+
+    /// The errno of a Treaddir whose count has no room for the next entry.
+    fn may_be_too_small(got: &Answer<Vec<Dirent>>, count: u32, names: &[&Vec<u8>]) -> bool {
+        let longest = names.iter().map(|name| 24 + name.len()).max();
+        let too_small = longest.is_some_and(|bytes| (count as usize) < bytes);
+        too_small && matches!(got, Err(Fault::Errno(Errno::EINVAL)))
+    }
+
+    fn list(&mut self, fid: u32, count: u32) -> Same {
+        let got = self.client.list(fid, count);
+        let want = self.model.list(fid);
+        if let Ok(want) = &want
+            && Pair::may_be_too_small(&got, count, &want.keys().collect::<Vec<_>>())
+        {
+            return Ok(());
+        }
+        let Some((got, want)) = both(got, want)? else {
+            return Ok(());
+        };
+        let kinds: BTreeMap<_, _> = want
+            .iter()
+            .map(|(name, stat)| (name.clone(), Kind::of(stat.st_mode).qid_type()))
+            .collect();
+        equal("entries", got.len(), want.len())?;
+        let listed: BTreeMap<_, _> = got
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.kind))
+            .collect();
+        equal("entries", listed, kinds)?;
+        let same_type = |entry: &Dirent| entry.kind == entry.qid.kind;
+        equal("types agree", got.iter().all(same_type), true)
+    }
+
+    fn list_on(&mut self, fid: u32, count: u32) -> Same {
+        let offset = self.model.get(fid).map_or(0, |state| state.listing.offset);
+        let got = self.client.readdir(fid, offset, count);
+        let (got, bytes) = match got {
+            Ok(got) => (Ok(got.entries.list), got.entries.bytes),
+            Err(fault) => (Err(fault), 0),
+        };
+        equal("within count", bytes <= count as usize, true)?;
+        let want = self.model.list(fid);
+        if let Ok(want) = &want
+            && Pair::may_be_too_small(&got, count, &want.keys().collect::<Vec<_>>())
+        {
+            return Ok(());
+        }
+        let Some((got, now)) = both(got, want)? else {
+            return Ok(());
+        };
+        let state = self.model.fids.get_mut(&fid).expect("a fid of the model");
+        let listing = &mut state.listing;
+        let inodes = now.iter().map(|(name, stat)| (name.clone(), stat.st_ino));
+        let stable = listing.stable.get_or_insert_with(|| inodes.collect());
+        stable.retain(|name, inode| now.get(name).is_some_and(|stat| stat.st_ino == *inode));
+        for entry in &got {
+            let name = &entry.name;
+            let there = now.get(name).map(|stat| Kind::of(stat.st_mode).qid_type());
+            equal("type of an entry", Some(entry.kind), there)?;
+            let twice = listing.seen.contains(name) && stable.contains_key(name);
+            equal("an entry came twice", twice, false)?;
+            listing.seen.push(name.clone());
+            listing.offset = entry.offset;
+        }
+        if got.is_empty() {
+            let missed: Vec<_> = stable
+                .keys()
+                .filter(|name| !listing.seen.contains(name))
+                .map(|name| Name(name.clone()))
+                .collect();
+            equal("entries left out", missed, Vec::new())?;
+            *listing = Default::default();
+        }
+        Ok(())
+    }
+}

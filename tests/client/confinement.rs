@@ -5,7 +5,9 @@ use crate::harness::{
 };
 use crate::harness::{serve_mounts, session_of, spec, write_spec};
 use crate::p9::{Data, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, t};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::RawFd;
@@ -191,6 +193,22 @@ fn process_has_no_memory_writable_and_executable() {
             .is_some_and(|mode| mode.contains("wx"))
     };
     assert_eq!(maps.lines().find(both), None);
+}
+
+/// A wait interrupted by a stop goes on by a call of its own, which the filter must know.
+#[test]
+fn process_goes_on_after_a_stop() {
+    let tree = tree_with_spec();
+    let mut s = serve(&tree);
+    let pid = Pid::from_raw(s.gofer.pid().cast_signed());
+    for _ in 0..5 {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        while !s.gofer.status("State").starts_with('T') {
+            std::thread::yield_now();
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        s.getattr(ROOT, 0).unwrap();
+    }
 }
 
 /// The descriptors beyond stdio and the io sockets: what they lead to.

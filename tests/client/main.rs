@@ -19,6 +19,7 @@ mod create;
 mod data;
 mod deleted;
 mod dir;
+mod entries;
 mod frames;
 mod harness;
 mod hostile;

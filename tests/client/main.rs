@@ -26,6 +26,7 @@ mod hostile;
 mod misc;
 mod open;
 mod p9;
+mod setattr;
 mod start;
 mod version;
 mod walk;

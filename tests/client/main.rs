@@ -28,5 +28,6 @@ mod open;
 mod p9;
 mod setattr;
 mod start;
+mod tree;
 mod version;
 mod walk;

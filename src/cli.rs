@@ -1,29 +1,62 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::limits::CONNECTIONS;
 
-/// What the command line asks for.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Which runtime is calling: what it hands over, and what it expects in its logs (gofer.md 1, 2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contract {
+    /// 2018-11 to 2019-01: the bundle alone.
+    S,
+    /// Later: the spec as a descriptor. `--spec-fd` is what tells them apart.
+    L,
+}
+
+/// What the command line asks for: the flags that were given, by name, and the sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options<'a> {
-    /// `--bundle`.
-    pub bundle: &'a [u8],
+    given: Vec<(&'static str, &'a [u8])>,
     /// `--io-fds`, in order.
     pub io_fds: Vec<i32>,
-    /// `--apply-caps`.
-    pub keep_all_capabilities: bool,
-    /// `--panic-on-write`.
-    pub panic_on_write: bool,
-    /// `--log`; empty: standard error.
-    pub log: &'a [u8],
-    /// `--log-fd`, above -1 if given.
-    pub log_fd: Option<i32>,
+}
+
+impl<'a> Options<'a> {
+    /// The value of flag `name`, or what it is without: the last one given counts.
+    pub fn text(&self, name: &str) -> &'a [u8] {
+        match self.given.iter().rev().find(|(given, _)| *given == name) {
+            Some((_, value)) => value,
+            None => known(&[GOFER_FLAGS, GLOBAL_FLAGS], name.as_bytes())
+                .map_or(b"", |flag| flag.default),
+        }
+    }
+
+    /// The value of a flag that is a boolean.
+    pub fn flag(&self, name: &str) -> bool {
+        boolean(self.text(name)) == Some(true)
+    }
+
+    /// The value of a flag that is a number.
+    pub fn number(&self, name: &str) -> i64 {
+        integer(self.text(name)).and_then(signed).unwrap_or(-1)
+    }
+
+    /// Which runtime is calling.
+    pub fn contract(&self) -> Contract {
+        if self.number("spec-fd") >= 0 {
+            Contract::L
+        } else {
+            Contract::S
+        }
+    }
 }
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // made once
 pub enum Command<'a> {
     /// Serve.
     Serve(Options<'a>),
@@ -33,215 +66,215 @@ pub enum Command<'a> {
     Version,
 }
 
-/// Why the command line is refused.
+/// Why the command line is refused; the texts are Go's and the original's.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal<'a> {
-    /// Before the word `gofer`, where the runtime's own flags stand: exit code 2, not 128.
-    pub is_global: bool,
-    /// What is wrong.
-    pub fault: Fault<'a>,
+pub struct Refusal {
+    /// 2 for a flag of the runtime, before the word `gofer`; 128 for everything else.
+    pub status: i32,
+    /// One line.
+    pub text: String,
 }
 
-/// What is wrong with a command line; each text is Go's or the original's.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Fault<'a> {
-    /// Three dashes, or no name.
-    Syntax(&'a [u8]),
-    /// No such flag.
-    Unknown(&'a [u8]),
-    /// The command line ends behind a flag that takes a value.
-    NoValue(&'static str),
-    /// Not a boolean: value, flag.
-    Bool(&'a [u8], &'static str),
-    /// Not a value of the flag's type: value, flag, why.
-    Value(&'a [u8], &'static str, &'static str),
-    /// An io-fd below 0.
-    NegativeFd(i64),
-    /// A sub-command other than `gofer`.
-    Command(&'a [u8]),
-    /// `--bundle` is missing.
-    NoBundle,
-    /// `--io-fds` is missing.
-    NoIoFds,
-    /// More than [`CONNECTIONS`].
-    ManyIoFds,
+/// Flags of the sub-command `gofer`, of both contracts (gofer.md 1.2), each with the letter of its type, and
+/// what it is without. s text, b bool, i int, u uint, F descriptors, t duration; the others, see [`choices`].
+const GOFER_FLAGS: &str = "apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true \
+    spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1 \
+    profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=";
+
+/// Flags of the runtime itself, of both contracts, which stand before the word `gofer` (gofer.md 1.3, 1.4).
+const GLOBAL_FLAGS: &str = "root:s=/var/run/runsc log:s= log-format:s=text debug:b= debug-log:s= \
+    debug-log-format:s=text log-packets:b= log-fd:i=-1 debug-log-fd:i=-1 strace:b=false \
+    strace-syscalls:s= strace-log-size:u=1024 platform:s=ptrace network:n=sandbox \
+    file-access:a=exclusive overlay:b=false watchdog-action:w=log panic-signal:i= \
+    TESTONLY-unsafe-nonroot:b= systemd-cgroup:b= debug-command:s= panic-log:s= coverage-report:s= \
+    pcap-log:s= alsologtostderr:b= allow-flag-override:b= traceback:s= strace-event:b= \
+    platform_device_path:s= profile:b= profile-block:s= profile-cpu:s= profile-heap:s= \
+    profile-mutex:s= trace:s= rootless:b= ref-leak-mode:r= cpu-num-from-quota:b= oci-seccomp:b= \
+    enable-core-tags:b= pod-init-config:s= file-access-mounts:a= overlay2:s= fsgofer-host-uds:b= \
+    host-uds:h= host-fifo:o= vfs2:b= fuse:b= lisafs:b=true cgroupfs:b= ignore-cgroups:b= \
+    fdlimit:i= dcache:i= net-raw:b= gso:b= software-gso:b= gvisor-gro:t= tx-checksum-offload:b= \
+    rx-checksum-offload:b= qdisc:q= num-network-channels:i= buffer-pooling:b= \
+    EXPERIMENTAL-afxdp:b= TESTONLY-test-name-env:s= TESTONLY-allow-packet-endpoint-write:b= \
+    panic-log-fd:i= coverage-fd:i=";
+
+/// A flag of the tables.
+struct Flag {
+    name: &'static str,
+    kind: u8,
+    default: &'static [u8],
 }
 
-impl fmt::Display for Fault<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(word) => write!(f, "bad flag syntax: {}", word.escape_ascii()),
-            Self::Unknown(name) => {
-                write!(f, "flag provided but not defined: -{}", name.escape_ascii())
-            }
-            Self::NoValue(name) => write!(f, "flag needs an argument: -{name}"),
-            Self::Bool(value, name) => {
-                let value = value.escape_ascii();
-                write!(
-                    f,
-                    "invalid boolean value \"{value}\" for -{name}: parse error"
-                )
-            }
-            Self::Value(value, name, why) => {
-                write!(
-                    f,
-                    "invalid value \"{}\" for flag -{name}: {why}",
-                    value.escape_ascii()
-                )
-            }
-            Self::NegativeFd(number) => write!(
-                f,
-                "invalid value \"{number}\" for flag -io-fds: flag value must be greater than 0: {number}"
-            ),
-            Self::Command(word) => write!(
-                f,
-                "unknown sub-command \"{}\": only gofer is served",
-                word.escape_ascii()
-            ),
-            Self::NoBundle => write!(f, "--bundle is missing"),
-            Self::NoIoFds => write!(f, "--io-fds is missing"),
-            Self::ManyIoFds => write!(f, "more than {CONNECTIONS} --io-fds"),
-        }
+fn all(table: &'static str) -> impl Iterator<Item = Flag> {
+    table.split_ascii_whitespace().filter_map(|flag| {
+        let (name, kind) = flag.split_once(':')?;
+        let (kind, default) = kind.split_once('=')?;
+        Some(Flag {
+            name,
+            kind: *kind.as_bytes().first()?,
+            default: default.as_bytes(),
+        })
+    })
+}
+
+fn known(tables: &[&'static str], name: &[u8]) -> Option<Flag> {
+    tables
+        .iter()
+        .flat_map(|table| all(table))
+        .find(|flag| flag.name.as_bytes() == name)
+}
+
+/// The words that a flag takes, by the letter of its type, and what its value is called.
+fn choices(kind: u8) -> Option<(&'static str, &'static str)> {
+    match kind {
+        b'n' => Some(("sandbox host none", "network type")),
+        b'a' => Some(("exclusive shared", "file access type")),
+        b'w' => Some(("log logwarning panic", "watchdog action")),
+        b'r' => Some(("disabled log-names log-traces panic", "ref leak mode")),
+        b'h' => Some(("none open create all", "host UDS type")),
+        b'o' => Some(("none open", "host fifo type")),
+        b'q' => Some(("none fifo", "qdisc")),
+        _ => None,
     }
 }
 
-/// The type of a flag's value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Text,
-    Bool,
-    Int,
-    Uint,
-    Fds,
-}
-
-/// A flag: its name, its value's type, and what it does here (empty: accepted and not used).
-pub struct Flag {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-}
-
-const fn flag(name: &'static str, kind: Kind, help: &'static str) -> Flag {
-    Flag { name, kind, help }
-}
-
-const BUNDLE: &str = "bundle";
-const IO_FDS: &str = "io-fds";
-const APPLY_CAPS: &str = "apply-caps";
-const PANIC_ON_WRITE: &str = "panic-on-write";
-const LOG: &str = "log";
-const LOG_FD: &str = "log-fd";
-
-/// Flags of the sub-command `gofer` (gofer.md 1.2).
-const GOFER_FLAGS: &[Flag] = &[
-    flag(
-        APPLY_CAPS,
-        Kind::Bool,
-        "keep six capabilities only (default true)",
-    ),
-    flag(
-        BUNDLE,
-        Kind::Text,
-        "the bundle: a directory with config.clean.json or config.json",
-    ),
-    flag(
-        IO_FDS,
-        Kind::Fds,
-        "a connected stream socket; once for the root and once for each bind mount",
-    ),
-    flag(
-        PANIC_ON_WRITE,
-        Kind::Bool,
-        "tell of changes tried on read-only mounts (default false)",
-    ),
-];
-
-/// Flags of the runtime itself, which stand before the word `gofer` (gofer.md 1.3).
-const GLOBAL_FLAGS: &[Flag] = &[
-    flag(
-        LOG,
-        Kind::Text,
-        "log to this file (default: standard error)",
-    ),
-    flag(LOG_FD, Kind::Int, "log to this descriptor"),
-    flag("root", Kind::Text, ""),
-    flag("log-format", Kind::Text, ""),
-    flag("debug", Kind::Bool, ""),
-    flag("debug-log", Kind::Text, ""),
-    flag("debug-log-fd", Kind::Int, ""),
-    flag("debug-log-format", Kind::Text, ""),
-    flag("log-packets", Kind::Bool, ""),
-    flag("strace", Kind::Bool, ""),
-    flag("strace-syscalls", Kind::Text, ""),
-    flag("strace-log-size", Kind::Uint, ""),
-    flag("platform", Kind::Text, ""),
-    flag("network", Kind::Text, ""),
-    flag("file-access", Kind::Text, ""),
-    flag("overlay", Kind::Bool, ""),
-    flag("watchdog-action", Kind::Text, ""),
-    flag("panic-signal", Kind::Int, ""),
-    flag("TESTONLY-unsafe-nonroot", Kind::Bool, ""),
-];
+/// What the flags do that are used, for people.
+const HELP: &str = "
+  --bundle DIR         the bundle: a directory with config.clean.json or config.json
+  --io-fds N           a connected stream socket; once for the root and once for each bind mount
+  --apply-caps         keep six capabilities only (default true)
+  --panic-on-write     tell of changes tried on read-only mounts (default false)
+";
+const GLOBAL_HELP: &str = "
+  --log FILE           log to this file (default: standard error)
+  --log-fd N           log to this descriptor
+  --log-format F       text, json or json-k8s (default text)
+  --debug              log every request and its answer (default false)
+  --log-packets        the same
+  --debug-log PATH     log there too; one that ends in / is a directory;
+                       %TIMESTAMP% and %COMMAND% are replaced
+  --debug-log-fd N     log to this descriptor too (with --spec-fd only)
+  --debug-log-format F text, json or json-k8s (default text)
+  --alsologtostderr    log to standard error too (default false; with --spec-fd only)
+";
 
 /// Reads the words behind the program's name.
 ///
 /// Two forms: `[global flags] gofer [flags]`, as a runtime calls it, and `[flags]` of both kinds
 /// alone. In the first, flags of the gofer before the word are unknown, as in the original.
-pub fn parse<'a>(
-    words: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Result<Command<'a>, Refusal<'a>> {
+pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Command<'a>, Refusal> {
     let mut options = Options::default();
     let mut parser = Parser {
         words: words.clone(),
+    };
+    let global = |text| Refusal {
+        status: if words.clone().any(|word| word == b"gofer") {
+            2
+        } else {
+            128
+        },
+        text,
     };
     match parser.flags(&[GLOBAL_FLAGS], &mut options) {
         Ok(Stop::Help) => return Ok(Command::Help),
         Ok(Stop::Version) => return Ok(Command::Version),
         Ok(Stop::Word(Some(b"gofer"))) => {
-            let stop = parser.flags(&[GOFER_FLAGS], &mut options);
-            return finish(stop, options);
+            let stop = parser.flags(&[GOFER_FLAGS], &mut options).map_err(local)?;
+            return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
-            return Err(Refusal {
-                is_global: false,
-                fault: Fault::Command(word),
-            });
+            let word = word.escape_ascii();
+            return Err(local(format!(
+                "unknown sub-command \"{word}\": only gofer is served"
+            )));
         }
         // No sub-command: the short form, where a flag of the gofer's is met (or nothing at all).
         Ok(Stop::Word(None)) => {}
-        Err(Fault::Unknown(name))
-            if GOFER_FLAGS.iter().any(|flag| flag.name.as_bytes() == name) => {}
-        Err(fault) => {
-            return Err(Refusal {
-                is_global: words.clone().any(|word| word == b"gofer"),
-                fault,
-            });
-        }
+        Err(_) if !words.clone().any(|word| word == b"gofer") => {}
+        Err(text) => return Err(global(text)),
     }
     let mut options = Options::default();
-    let mut parser = Parser { words };
-    let stop = parser.flags(&[GOFER_FLAGS, GLOBAL_FLAGS], &mut options);
-    finish(stop, options)
+    let mut parser = Parser {
+        words: words.clone(),
+    };
+    let stop = parser
+        .flags(&[GOFER_FLAGS, GLOBAL_FLAGS], &mut options)
+        .map_err(local)?;
+    finish(&stop, options, &global)
+}
+
+fn local(text: String) -> Refusal {
+    Refusal { status: 128, text }
 }
 
 fn finish<'a>(
-    stop: Result<Stop<'a>, Fault<'a>>,
+    stop: &Stop<'a>,
     options: Options<'a>,
-) -> Result<Command<'a>, Refusal<'a>> {
-    let fault = match stop {
-        Ok(Stop::Help) => return Ok(Command::Help),
-        Ok(Stop::Version) => return Ok(Command::Version),
-        Err(fault) => fault,
-        // Words behind the flags are ignored, as the original ignores them.
-        Ok(Stop::Word(_)) if options.bundle.is_empty() => Fault::NoBundle,
-        Ok(Stop::Word(_)) if options.io_fds.is_empty() => Fault::NoIoFds,
-        Ok(Stop::Word(_)) => return Ok(Command::Serve(options)),
-    };
-    Err(Refusal {
-        is_global: false,
-        fault,
-    })
+    global: &dyn Fn(String) -> Refusal,
+) -> Result<Command<'a>, Refusal> {
+    match stop {
+        Stop::Help => return Ok(Command::Help),
+        Stop::Version => return Ok(Command::Version),
+        Stop::Word(_) => {} // words behind the flags are ignored, as the original ignores them
+    }
+    check(&options, global)?;
+    if options.text("bundle").is_empty() {
+        return Err(local("--bundle is missing".into()));
+    }
+    if options.io_fds.is_empty() {
+        return Err(local("--io-fds is missing".into()));
+    }
+    Ok(Command::Serve(options))
+}
+
+/// The values that the original checks before its sub-command runs, each contract in its own words.
+fn check(options: &Options<'_>, global: &dyn Fn(String) -> Refusal) -> Result<(), Refusal> {
+    let is_l = options.contract() == Contract::L;
+    let platform = options.text("platform");
+    if platform != b"ptrace" && platform != b"kvm" {
+        let platform = platform.escape_ascii();
+        return Err(local(match is_l {
+            true => format!("unknown platform: {platform}"),
+            false => format!("invalid platform type \"{platform}\""),
+        }));
+    }
+    for (kind, name) in [
+        (b'a', "file-access"),
+        (b'n', "network"),
+        (b'w', "watchdog-action"),
+    ] {
+        let told = options.text(name);
+        let lower = told.to_ascii_lowercase();
+        let value = if is_l || kind != b'w' { told } else { &lower };
+        if let Err(why) = choose(kind, value, told) {
+            return Err(if is_l {
+                global(invalid(told, name, &why))
+            } else {
+                local(why)
+            });
+        }
+    }
+    if !is_l && options.flag("overlay") && options.text("file-access") == b"shared" {
+        return Err(local(
+            "overlay flag is incompatible with shared file access".into(),
+        ));
+    }
+    Ok(())
+}
+
+fn choose(kind: u8, value: &[u8], told: &[u8]) -> Result<(), String> {
+    match choices(kind) {
+        Some((words, what)) if !words.split(' ').any(|word| word.as_bytes() == value) => {
+            Err(format!("invalid {what} \"{}\"", told.escape_ascii()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn invalid(value: &[u8], name: &str, why: &str) -> String {
+    format!(
+        "invalid value \"{}\" for flag -{name}: {why}",
+        value.escape_ascii()
+    )
 }
 
 struct Parser<I> {
@@ -259,9 +292,9 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
     /// Takes flags up to the first word that is none, which is taken too.
     fn flags(
         &mut self,
-        tables: &[&'static [Flag]],
+        tables: &[&'static str],
         options: &mut Options<'a>,
-    ) -> Result<Stop<'a>, Fault<'a>> {
+    ) -> Result<Stop<'a>, String> {
         loop {
             let Some(word) = self.words.next() else {
                 return Ok(Stop::Word(None));
@@ -272,7 +305,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 Some(body) => body.strip_prefix(b"-").unwrap_or(body),
             };
             if body.starts_with(b"-") || body.starts_with(b"=") {
-                return Err(Fault::Syntax(word));
+                return Err(format!("bad flag syntax: {}", word.escape_ascii()));
             }
             let equals = body.iter().position(|&byte| byte == b'=');
             let (name, value) = match equals.and_then(|at| body.split_at_checked(at)) {
@@ -284,69 +317,70 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 b"version" => return Ok(Stop::Version),
                 _ => {}
             }
-            let flag = tables
-                .iter()
-                .flat_map(|table| table.iter())
-                .find(|flag| flag.name.as_bytes() == name)
-                .ok_or(Fault::Unknown(name))?;
+            let flag = known(tables, name).ok_or_else(|| {
+                format!("flag provided but not defined: -{}", name.escape_ascii())
+            })?;
             let value = match value {
                 Some(value) => value,
-                None if flag.kind == Kind::Bool => b"true",
-                None => self.words.next().ok_or(Fault::NoValue(flag.name))?,
+                None if flag.kind == b'b' => b"true",
+                None => {
+                    let next = self.words.next();
+                    next.ok_or_else(|| format!("flag needs an argument: -{}", flag.name))?
+                }
             };
-            set(options, flag, value)?;
+            take(options, &flag, value)?;
+            options.given.push((flag.name, value));
         }
     }
 }
 
-fn set<'a>(
-    options: &mut Options<'a>,
-    flag: &'static Flag,
-    value: &'a [u8],
-) -> Result<(), Fault<'a>> {
-    let invalid = |why| Fault::Value(value, flag.name, why);
-    match flag.kind {
-        Kind::Text => match flag.name {
-            BUNDLE => options.bundle = value,
-            LOG => options.log = value,
-            _ => {}
+/// Checks a value by its flag's type, and keeps the sockets. Error: what Go says.
+fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), String> {
+    let name = flag.name;
+    let why = match flag.kind {
+        b'b' if boolean(value).is_none() => {
+            let value = value.escape_ascii();
+            return Err(format!(
+                "invalid boolean value \"{value}\" for -{name}: parse error"
+            ));
+        }
+        b'i' => integer(value).and_then(signed).err().map(String::from),
+        // Go's unsigned parser takes no sign at all.
+        b'u' if value.starts_with(b"+") || value.starts_with(b"-") => Some(SYNTAX.into()),
+        b'u' => integer(value).err().map(String::from),
+        b't' if duration(value).is_none() => Some(SYNTAX.into()),
+        b'F' => match decimal(value).and_then(signed) {
+            Err(why) => {
+                let why = if why == SYNTAX { "invalid syntax" } else { why };
+                let value = value.escape_ascii();
+                Some(format!(
+                    "invalid flag value: strconv.Atoi: parsing \"{value}\": {why}"
+                ))
+            }
+            Ok(number) if number < 0 => {
+                Some(format!("flag value must be greater than 0: {number}"))
+            }
+            Ok(_) if options.io_fds.len() == CONNECTIONS => {
+                return Err(format!("more than {CONNECTIONS} --io-fds"));
+            }
+            Ok(number) => match i32::try_from(number) {
+                Ok(fd) => {
+                    options.io_fds.push(fd);
+                    None
+                }
+                Err(_) => Some(RANGE.into()),
+            },
         },
-        Kind::Bool => {
-            let on = boolean(value).ok_or(Fault::Bool(value, flag.name))?;
-            match flag.name {
-                APPLY_CAPS => options.keep_all_capabilities = !on,
-                PANIC_ON_WRITE => options.panic_on_write = on,
-                _ => {}
-            }
-        }
-        Kind::Int => {
-            let number = integer(value).ok_or(invalid("parse error"))?;
-            if flag.name == LOG_FD {
-                let fd = i32::try_from(number).map_err(|_| invalid("value out of range"))?;
-                options.log_fd = Some(fd).filter(|&fd| fd > -1);
-            }
-        }
-        Kind::Uint => {
-            let number = integer(value).ok_or(invalid("parse error"))?;
-            if number < 0 {
-                return Err(invalid("parse error"));
-            }
-        }
-        Kind::Fds => {
-            let why = "invalid flag value: strconv.Atoi: parsing: invalid syntax";
-            let number = decimal(value).ok_or(invalid(why))?;
-            if number < 0 {
-                return Err(Fault::NegativeFd(number));
-            }
-            let fd = i32::try_from(number).map_err(|_| invalid("value out of range"))?;
-            if options.io_fds.len() == CONNECTIONS {
-                return Err(Fault::ManyIoFds);
-            }
-            options.io_fds.push(fd);
-        }
-    }
-    Ok(())
+        // Their values are checked when it is known which runtime calls.
+        b'n' | b'w' => None,
+        b'a' if name == "file-access" => None,
+        kind => choose(kind, value, value).err(),
+    };
+    why.map_or(Ok(()), |why| Err(invalid(value, name, &why)))
 }
+
+const SYNTAX: &str = "parse error";
+const RANGE: &str = "value out of range";
 
 /// Go's strconv.ParseBool.
 fn boolean(text: &[u8]) -> Option<bool> {
@@ -357,21 +391,27 @@ fn boolean(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// Go's strconv.Atoi: decimal, with a sign or without.
-fn decimal(text: &[u8]) -> Option<i64> {
-    let digits = text
-        .strip_prefix(b"+")
-        .or(text.strip_prefix(b"-"))
-        .unwrap_or(text);
-    magnitude(digits, 10).and_then(|value| signed(value, text.starts_with(b"-")))
-}
+/// A number with its sign: whether it is negative, and how large.
+type Number = Result<(bool, u64), &'static str>;
 
-/// Go's strconv.ParseInt with base 0: decimal, 0x, 0b, 0o or a leading 0 for octal, and `_` between digits.
-fn integer(text: &[u8]) -> Option<i64> {
+fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let unsigned = text
         .strip_prefix(b"+")
         .or(text.strip_prefix(b"-"))
         .unwrap_or(text);
+    (text.starts_with(b"-"), unsigned)
+}
+
+/// Go's strconv.Atoi: decimal.
+fn decimal(text: &[u8]) -> Number {
+    let (negative, digits) = split_sign(text);
+    Ok((negative, magnitude(digits, 10)?))
+}
+
+/// Go's strconv.ParseInt with base 0: decimal, 0x, 0b, 0o or a leading 0 for octal, and `_` between digits
+/// behind such a prefix.
+fn integer(text: &[u8]) -> Number {
+    let (negative, unsigned) = split_sign(text);
     let (digits, base) = match unsigned {
         [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
         [b'0', b'b' | b'B', digits @ ..] => (digits, 2),
@@ -386,42 +426,80 @@ fn integer(text: &[u8]) -> Option<i64> {
         digits
     };
     let separated = digits.contains(&b'_');
-    let spans = digits.split(|&byte| byte == b'_');
-    if separated && (!prefixed || spans.clone().any(<[u8]>::is_empty)) {
-        return None; // Go takes `_` only behind a base prefix, and only between digits
+    if separated && (!prefixed || digits.split(|&byte| byte == b'_').any(<[u8]>::is_empty)) {
+        return Err(SYNTAX);
     }
-    let mut value = 0u64;
-    for span in spans {
-        for &byte in span {
-            let digit = u64::from(char::from(byte).to_digit(base)?);
-            value = value.checked_mul(u64::from(base))?.checked_add(digit)?;
-        }
-    }
-    if digits.is_empty() {
-        None
-    } else {
-        signed(value, text.starts_with(b"-"))
-    }
+    let plain: Vec<u8> = digits
+        .iter()
+        .copied()
+        .filter(|&byte| byte != b'_')
+        .collect();
+    Ok((negative, magnitude(&plain, base)?))
 }
 
-fn magnitude(digits: &[u8], base: u32) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
+fn magnitude(digits: &[u8], base: u32) -> Result<u64, &'static str> {
+    if digits.is_empty() || digits.iter().any(|&byte| !char::from(byte).is_digit(base)) {
+        return Err(SYNTAX);
     }
     digits.iter().try_fold(0u64, |value, &byte| {
-        let digit = char::from(byte).to_digit(base)?;
+        let digit = u64::from(char::from(byte).to_digit(base).unwrap_or_default());
         value
-            .checked_mul(u64::from(base))?
-            .checked_add(u64::from(digit))
+            .checked_mul(u64::from(base))
+            .and_then(|value| value.checked_add(digit))
+            .ok_or(RANGE)
     })
 }
 
-fn signed(value: u64, is_negative: bool) -> Option<i64> {
-    if is_negative {
+fn signed((negative, value): (bool, u64)) -> Result<i64, &'static str> {
+    let signed = if negative {
         0i64.checked_sub_unsigned(value)
     } else {
         i64::try_from(value).ok()
+    };
+    signed.ok_or(RANGE)
+}
+
+/// Whether Go's time.ParseDuration takes it: `0`, or numbers with units.
+fn duration(text: &[u8]) -> Option<()> {
+    let (_, mut rest) = split_sign(text);
+    if rest == b"0" {
+        return Some(());
     }
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number = rest
+            .iter()
+            .position(|byte| !byte.is_ascii_digit() && *byte != b'.')
+            .unwrap_or(rest.len());
+        let (digits, behind) = rest.split_at_checked(number)?;
+        let dots = digits.iter().filter(|&&byte| byte == b'.').count();
+        if dots > 1 || digits.len() == dots {
+            return None;
+        }
+        let unit = behind
+            .iter()
+            .position(|byte| byte.is_ascii_digit() || *byte == b'.')
+            .unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at_checked(unit)?;
+        if ![
+            &b"ns"[..],
+            b"us",
+            "\u{b5}s".as_bytes(),
+            "\u{3bc}s".as_bytes(),
+            b"ms",
+            b"s",
+            b"m",
+            b"h",
+        ]
+        .contains(&unit)
+        {
+            return None;
+        }
+        rest = behind;
+    }
+    Some(())
 }
 
 /// The help text.
@@ -430,30 +508,33 @@ pub struct Help;
 impl fmt::Display for Help {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(concat!(
-            "gofer ", env!("CARGO_PKG_VERSION"), ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
+            "gofer ", env!("CARGO_PKG_VERSION"),
+            ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
             "\n",
             "usage: gofer --bundle DIR --io-fds N [--io-fds N ...] [flags]\n",
             "       ANY-NAME [global flags] gofer --bundle DIR --io-fds N [flags]\n",
             "\n",
             "Flags are Go's: one dash or two, `--name=value` or `--name value`, a bool alone or `=false`.\n",
         ))?;
-        for (title, table) in [("flags", GOFER_FLAGS), ("global flags", GLOBAL_FLAGS)] {
-            write!(f, "\n{title}:\n")?;
-            for flag in table.iter().filter(|flag| !flag.help.is_empty()) {
-                writeln!(f, "  --{:<16} {}", flag.name, flag.help)?;
-            }
-            let mut accepted = table.iter().filter(|flag| flag.help.is_empty()).peekable();
-            if accepted.peek().is_some() {
-                f.write_str("  accepted from a runtime and not used:")?;
-                for flag in accepted {
-                    write!(f, " {}", flag.name)?;
+        for (title, help, table) in [
+            ("flags", HELP, GOFER_FLAGS),
+            ("global flags", GLOBAL_HELP, GLOBAL_FLAGS),
+        ] {
+            write!(f, "\n{title}:{help}  accepted from a runtime:")?;
+            let mut column = 80;
+            for Flag { name, .. } in all(table).filter(|flag| !is_in(help, flag.name)) {
+                column += name.len() + 1;
+                if column > 78 {
+                    f.write_str("\n   ")?;
+                    column = 4 + name.len();
                 }
-                f.write_str("\n")?;
+                write!(f, " {name}")?;
             }
+            f.write_str("\n")?;
         }
         f.write_str(concat!(
-            "  --help             this text\n",
-            "  --version          the version\n",
+            "  --help               this text\n",
+            "  --version            the version\n",
             "\n",
             "exit codes: 0 all connections ended; 128 start-up failed or a flag is wrong; 2 a global flag is wrong;\n",
             "            killed by SIGSYS: a system call outside the filter\n",
@@ -461,11 +542,16 @@ impl fmt::Display for Help {
     }
 }
 
+fn is_in(help: &str, name: &str) -> bool {
+    help.split_ascii_whitespace()
+        .any(|word| word.strip_prefix("--") == Some(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run<'a>(words: &[&'a str]) -> Result<Command<'a>, Refusal<'a>> {
+    fn run<'a>(words: &[&'a str]) -> Result<Command<'a>, Refusal> {
         let words: Vec<&'a [u8]> = words.iter().map(|word| word.as_bytes()).collect();
         parse(words.into_iter())
     }
@@ -477,16 +563,25 @@ mod tests {
         }
     }
 
-    fn fault<'a>(words: &[&'a str]) -> (bool, String) {
+    fn fault(words: &[&str]) -> (i32, String) {
         match run(words) {
-            Err(Refusal { is_global, fault }) => (is_global, fault.to_string()),
+            Err(Refusal { status, text }) => (status, text),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn both_forms_say_the_same() {
-        let short = serve(&["--bundle", "/b", "-io-fds=3", "--io-fds", "4", "--log="]);
+        let short = serve(&[
+            "--bundle",
+            "/b",
+            "-io-fds=3",
+            "--io-fds",
+            "4",
+            "--log=",
+            "--root=/r",
+            "--debug",
+        ]);
         let long = serve(&[
             "--root=/r",
             "--debug",
@@ -497,12 +592,19 @@ mod tests {
             "--io-fds=3",
             "--io-fds=4",
         ]);
-        assert_eq!(short, long);
+        assert_eq!(short.io_fds, long.io_fds);
+        for name in ["bundle", "root", "debug", "log", "platform"] {
+            assert_eq!(short.text(name), long.text(name), "{name}");
+        }
         assert_eq!(
-            (short.bundle, short.io_fds.as_slice()),
+            (short.text("bundle"), short.io_fds.as_slice()),
             (&b"/b"[..], &[3, 4][..])
         );
-        assert!(!short.keep_all_capabilities && !short.panic_on_write);
+        assert!(short.flag("apply-caps") && !short.flag("panic-on-write") && short.flag("debug"));
+        assert_eq!(
+            (short.number("spec-fd"), short.text("root")),
+            (-1, &b"/r"[..])
+        );
     }
 
     #[test]
@@ -516,10 +618,10 @@ mod tests {
             "--panic-on-write",
         ]);
         assert_eq!(
-            (options.bundle, options.io_fds.as_slice()),
+            (options.text("bundle"), options.io_fds.as_slice()),
             (&b"--io-fds"[..], &[5][..])
         );
-        assert!(options.keep_all_capabilities && options.panic_on_write);
+        assert!(!options.flag("apply-caps") && options.flag("panic-on-write"));
         // `false` ends the flags, so what is behind it is not read.
         let options = serve(&[
             "gofer",
@@ -529,7 +631,7 @@ mod tests {
             "false",
             "--apply-caps=false",
         ]);
-        assert!(options.panic_on_write && !options.keep_all_capabilities);
+        assert!(options.flag("panic-on-write") && options.flag("apply-caps"));
     }
 
     #[test]
@@ -545,20 +647,20 @@ mod tests {
         let gofer = |word| fault(&["gofer", "--bundle=b", "--io-fds=3", word]);
         assert_eq!(
             gofer("--nope=1"),
-            (false, "flag provided but not defined: -nope".into())
+            (128, "flag provided but not defined: -nope".into())
         );
         assert_eq!(
             gofer("---bundle"),
-            (false, "bad flag syntax: ---bundle".into())
+            (128, "bad flag syntax: ---bundle".into())
         );
-        assert_eq!(gofer("-=x"), (false, "bad flag syntax: -=x".into()));
+        assert_eq!(gofer("-=x"), (128, "bad flag syntax: -=x".into()));
         assert_eq!(
             gofer("--bundle"),
-            (false, "flag needs an argument: -bundle".into())
+            (128, "flag needs an argument: -bundle".into())
         );
         assert_eq!(
             gofer("--io-fds=3,4").1,
-            "invalid value \"3,4\" for flag -io-fds: invalid flag value: strconv.Atoi: parsing: invalid syntax"
+            "invalid value \"3,4\" for flag -io-fds: invalid flag value: strconv.Atoi: parsing \"3,4\": invalid syntax"
         );
         assert_eq!(
             gofer("--io-fds=-1").1,
@@ -566,22 +668,103 @@ mod tests {
         );
         assert_eq!(
             fault(&["--nope", "gofer"]),
-            (true, "flag provided but not defined: -nope".into())
+            (2, "flag provided but not defined: -nope".into())
         );
         assert_eq!(
-            fault(&["--debug=maybe", "gofer"]).1,
-            "invalid boolean value \"maybe\" for -debug: parse error"
+            fault(&["--bundle=b", "gofer"]),
+            (2, "flag provided but not defined: -bundle".into())
+        );
+        assert_eq!(
+            fault(&["--debug=maybe", "gofer"]),
+            (
+                2,
+                "invalid boolean value \"maybe\" for -debug: parse error".into()
+            )
+        );
+        assert_eq!(
+            fault(&["--log-fd=x", "gofer"]),
+            (
+                2,
+                "invalid value \"x\" for flag -log-fd: parse error".into()
+            )
+        );
+        assert_eq!(
+            fault(&["--strace-log-size=99999999999999999999", "gofer"]).1,
+            "invalid value \"99999999999999999999\" for flag -strace-log-size: value out of range"
+        );
+        assert_eq!(
+            fault(&["--strace-log-size=-1", "gofer"]).1,
+            "invalid value \"-1\" for flag -strace-log-size: parse error"
         );
         assert_eq!(
             fault(&["run", "x"]),
             (
-                false,
+                128,
                 "unknown sub-command \"run\": only gofer is served".into()
             )
         );
         assert_eq!(fault(&["gofer", "--io-fds=3"]).1, "--bundle is missing");
         assert_eq!(fault(&["gofer", "--bundle=b"]).1, "--io-fds is missing");
         assert_eq!(fault(&[]).1, "--bundle is missing");
+    }
+
+    #[test]
+    fn values_are_checked_as_the_calling_runtime_checks_them() {
+        let s = |word| fault(&[word, "gofer", "--bundle=b", "--io-fds=3"]);
+        let l = |word| fault(&[word, "gofer", "--bundle=b", "--io-fds=3", "--spec-fd=4"]);
+        assert_eq!(
+            s("--platform=x"),
+            (128, "invalid platform type \"x\"".into())
+        );
+        assert_eq!(l("--platform=x"), (128, "unknown platform: x".into()));
+        assert_eq!(s("--network=x"), (128, "invalid network type \"x\"".into()));
+        assert_eq!(
+            l("--network=x"),
+            (
+                2,
+                "invalid value \"x\" for flag -network: invalid network type \"x\"".into()
+            )
+        );
+        assert_eq!(
+            s("--file-access=x"),
+            (128, "invalid file access type \"x\"".into())
+        );
+        assert_eq!(
+            s("--watchdog-action=X"),
+            (128, "invalid watchdog action \"X\"".into())
+        );
+        assert_eq!(l("--watchdog-action=Panic").0, 2);
+        assert_eq!(l("--host-uds=x").0, 2);
+        assert_eq!(l("--gvisor-gro=1x").0, 2);
+        let words = [
+            "--overlay",
+            "--file-access=shared",
+            "gofer",
+            "--bundle=b",
+            "--io-fds=3",
+        ];
+        assert_eq!(
+            fault(&words),
+            (
+                128,
+                "overlay flag is incompatible with shared file access".into()
+            )
+        );
+        serve(&[
+            "--watchdog-action=LogWarning",
+            "gofer",
+            "--bundle=b",
+            "--io-fds=3",
+        ]);
+        serve(&[
+            "--gvisor-gro=1h2.5ms",
+            "--host-uds=all",
+            "--lisafs=false",
+            "gofer",
+            "--bundle=b",
+            "--io-fds=3",
+            "--spec-fd=4",
+        ]);
     }
 
     #[test]
@@ -596,7 +779,8 @@ mod tests {
 
     #[test]
     fn integers_are_gos() {
-        for (text, value) in [
+        let value = |text: &str| integer(text.as_bytes()).and_then(signed).ok();
+        for (text, wanted) in [
             ("0", Some(0)),
             ("-7", Some(-7)),
             ("+7", Some(7)),
@@ -615,8 +799,19 @@ mod tests {
             ("-9223372036854775808", Some(i64::MIN)),
             ("9223372036854775808", None),
             ("1 ", None),
+            ("0x1_", None),
         ] {
-            assert_eq!(integer(text.as_bytes()), value, "{text}");
+            assert_eq!(value(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for good in ["0", "-0", "1ns", "1.5h", ".5s", "1h2m3s", "1\u{b5}s"] {
+            assert_eq!(duration(good.as_bytes()), Some(()), "{good}");
+        }
+        for bad in ["", "1", "s", ".s", "1.2.3s", "1x", "-", "1h2"] {
+            assert_eq!(duration(bad.as_bytes()), None, "{bad}");
         }
     }
 
@@ -625,8 +820,8 @@ mod tests {
         assert_eq!(run(&["--help"]), Ok(Command::Help));
         assert_eq!(run(&["gofer", "-h"]), Ok(Command::Help));
         assert_eq!(run(&["--version"]), Ok(Command::Version));
-        let help = Help.to_string();
-        for flag in GOFER_FLAGS.iter().chain(GLOBAL_FLAGS) {
+        let help = format!("{Help}");
+        for flag in all(GOFER_FLAGS).chain(all(GLOBAL_FLAGS)) {
             assert!(help.contains(flag.name), "{}", flag.name);
         }
     }

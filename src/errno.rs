@@ -10,152 +10,71 @@ pub struct Text(pub Errno);
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.0.raw_os_error();
-        match usize::try_from(number)
-            .ok()
-            .and_then(|number| TEXTS.split('\n').nth(number))
-        {
-            Some(text) if !text.is_empty() => f.write_str(text),
-            _ => write!(f, "errno {number}"),
+        let mut digits = [0; 10];
+        let digits = crate::decimal::digits(number.unsigned_abs(), &mut digits);
+        let mut texts = TEXTS.split('\n').filter_map(|line| line.split_once(' '));
+        match texts.find(|(number, _)| number.as_bytes() == digits) {
+            Some((_, text)) => f.write_str(text),
+            None => write!(f, "errno {number}"),
         }
     }
 }
 
-/// By number, one a line, the same on all architectures served (asm-generic/errno.h). One string: a list
-/// of them would cost a relocation each.
+/// Number and text, one a line, the same on all architectures served (asm-generic/errno.h): those that
+/// files, memory and sockets give. One string: a list of them would cost a relocation each.
 const TEXTS: &str = "\
-\n\
-operation not permitted\n\
-no such file or directory\n\
-no such process\n\
-interrupted system call\n\
-input/output error\n\
-no such device or address\n\
-argument list too long\n\
-exec format error\n\
-bad file descriptor\n\
-no child processes\n\
-resource temporarily unavailable\n\
-cannot allocate memory\n\
-permission denied\n\
-bad address\n\
-block device required\n\
-device or resource busy\n\
-file exists\n\
-invalid cross-device link\n\
-no such device\n\
-not a directory\n\
-is a directory\n\
-invalid argument\n\
-too many open files in system\n\
-too many open files\n\
-inappropriate ioctl for device\n\
-text file busy\n\
-file too large\n\
-no space left on device\n\
-illegal seek\n\
-read-only file system\n\
-too many links\n\
-broken pipe\n\
-numerical argument out of domain\n\
-numerical result out of range\n\
-resource deadlock avoided\n\
-file name too long\n\
-no locks available\n\
-function not implemented\n\
-directory not empty\n\
-too many levels of symbolic links\n\
-\n\
-no message of desired type\n\
-identifier removed\n\
-channel number out of range\n\
-level 2 not synchronized\n\
-level 3 halted\n\
-level 3 reset\n\
-link number out of range\n\
-protocol driver not attached\n\
-no CSI structure available\n\
-level 2 halted\n\
-invalid exchange\n\
-invalid request descriptor\n\
-exchange full\n\
-no anode\n\
-invalid request code\n\
-invalid slot\n\
-\n\
-bad font file format\n\
-device not a stream\n\
-no data available\n\
-timer expired\n\
-out of streams resources\n\
-machine is not on the network\n\
-package not installed\n\
-object is remote\n\
-link has been severed\n\
-advertise error\n\
-srmount error\n\
-communication error on send\n\
-protocol error\n\
-multihop attempted\n\
-RFS specific error\n\
-bad message\n\
-value too large for defined data type\n\
-name not unique on network\n\
-file descriptor in bad state\n\
-remote address changed\n\
-can not access a needed shared library\n\
-accessing a corrupted shared library\n\
-.lib section in a.out corrupted\n\
-attempting to link in too many shared libraries\n\
-cannot exec a shared library directly\n\
-invalid or incomplete multibyte or wide character\n\
-interrupted system call should be restarted\n\
-streams pipe error\n\
-too many users\n\
-socket operation on non-socket\n\
-destination address required\n\
-message too long\n\
-protocol wrong type for socket\n\
-protocol not available\n\
-protocol not supported\n\
-socket type not supported\n\
-operation not supported\n\
-protocol family not supported\n\
-address family not supported by protocol\n\
-address already in use\n\
-cannot assign requested address\n\
-network is down\n\
-network is unreachable\n\
-network dropped connection on reset\n\
-software caused connection abort\n\
-connection reset by peer\n\
-no buffer space available\n\
-transport endpoint is already connected\n\
-transport endpoint is not connected\n\
-cannot send after transport endpoint shutdown\n\
-too many references: cannot splice\n\
-connection timed out\n\
-connection refused\n\
-host is down\n\
-no route to host\n\
-operation already in progress\n\
-operation now in progress\n\
-stale file handle\n\
-structure needs cleaning\n\
-not a XENIX named type file\n\
-no XENIX semaphores available\n\
-is a named type file\n\
-remote I/O error\n\
-disk quota exceeded\n\
-no medium found\n\
-wrong medium type\n\
-operation canceled\n\
-required key not available\n\
-key has expired\n\
-key has been revoked\n\
-key was rejected by service\n\
-owner died\n\
-state not recoverable\n\
-operation not possible due to RF-kill";
+1 operation not permitted\n\
+2 no such file or directory\n\
+3 no such process\n\
+4 interrupted system call\n\
+5 input/output error\n\
+6 no such device or address\n\
+7 argument list too long\n\
+8 exec format error\n\
+9 bad file descriptor\n\
+10 no child processes\n\
+11 resource temporarily unavailable\n\
+12 cannot allocate memory\n\
+13 permission denied\n\
+14 bad address\n\
+15 block device required\n\
+16 device or resource busy\n\
+17 file exists\n\
+18 invalid cross-device link\n\
+19 no such device\n\
+20 not a directory\n\
+21 is a directory\n\
+22 invalid argument\n\
+23 too many open files in system\n\
+24 too many open files\n\
+25 inappropriate ioctl for device\n\
+26 text file busy\n\
+27 file too large\n\
+28 no space left on device\n\
+29 illegal seek\n\
+30 read-only file system\n\
+31 too many links\n\
+32 broken pipe\n\
+33 numerical argument out of domain\n\
+34 numerical result out of range\n\
+35 resource deadlock avoided\n\
+36 file name too long\n\
+37 no locks available\n\
+38 function not implemented\n\
+39 directory not empty\n\
+40 too many levels of symbolic links\n\
+61 no data available\n\
+71 protocol error\n\
+75 value too large for defined data type\n\
+87 too many users\n\
+88 socket operation on non-socket\n\
+95 operation not supported\n\
+104 connection reset by peer\n\
+110 connection timed out\n\
+116 stale file handle\n\
+121 remote I/O error\n\
+122 disk quota exceeded\n\
+126 required key not available";
 
 #[cfg(test)]
 mod tests {

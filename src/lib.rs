@@ -25,6 +25,7 @@
 extern crate alloc;
 
 pub mod cli;
+pub mod clock;
 pub mod decimal;
 pub mod errno;
 pub mod fs;

@@ -91,12 +91,18 @@ pub const HEAP_PER_SPEC_BYTE: usize = 160;
 /// Heap for everything else that start-up allocates, bytes. Nothing is allocated once serving.
 pub const HEAP_BYTES: usize = 4 << 20;
 
-/// Descriptor that the log is written to, always.
-pub const LOG_FD: i32 = 3;
-/// Descriptor that the debug log is written to, where there is one.
-pub const DEBUG_LOG_FD: i32 = 4;
 /// Descriptor of the detached clone of /proc/self/fd, where there is one.
-pub const PROC_FD: i32 = 5;
+pub const PROC_FD: i32 = 3;
+/// First of the four descriptors that logs may be written to, so that one mask tells them.
+pub const LOG_FDS: i32 = 4;
+/// Descriptor of the log, where there is one.
+pub const LOG_FD: i32 = LOG_FDS;
+/// Descriptor of the debug log, where there is one.
+pub const DEBUG_LOG_FD: i32 = LOG_FDS + 1;
+/// Descriptor of standard error, where it is logged to beside another log.
+pub const STDERR_LOG_FD: i32 = LOG_FDS + 2;
+/// Held free: the fourth that the mask lets pass.
+pub const SPARE_LOG_FD: i32 = LOG_FDS + 3;
 /// io-fds are moved here and above, clear of the three before.
 pub const FIRST_FREE_FD: i32 = 8;
 
@@ -110,6 +116,6 @@ const _: () = {
     assert!(NODES < u32::MAX as usize);
     assert!(OPENS < u32::MAX as usize);
     assert!(RELEASES_PER_TURN > WALK_NAMES); // nodes are freed faster than walks make them
-    assert!(LOG_FD < FIRST_FREE_FD && DEBUG_LOG_FD < FIRST_FREE_FD && PROC_FD < FIRST_FREE_FD);
-    assert!(LOG_FD > 2 && DEBUG_LOG_FD > 2 && PROC_FD > 2);
+    assert!(LOG_FDS % 4 == 0 && LOG_FDS + 4 <= FIRST_FREE_FD);
+    assert!(PROC_FD > 2 && PROC_FD < LOG_FDS);
 };

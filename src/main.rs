@@ -11,15 +11,16 @@ use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Display;
+use core::fmt::{self, Display, Formatter};
 
-use gofer::cli::{self, Command, Help, Options};
+use gofer::cli::{self, Command, Contract, Help, Options};
+use gofer::clock::{self, Offset};
 use gofer::errno::Text;
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
 use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
-use gofer::log::Log;
+use gofer::log::{self, Log};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, root};
@@ -28,19 +29,23 @@ use gofer::server::dispatch::Policy;
 use gofer::spec::Spec;
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
-use gofer::sys::memory::Region;
+use gofer::sys::memory::{self, Region};
 use gofer::sys::{raw, relro};
+use gofer::tables::Key;
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
 
 /// Why start-up ends: one line that names the step, the file and the errno, and the exit code.
 struct Fatal {
-    text: String,
+    text: &'static str,
     status: i32,
 }
 
 fn fatal(text: String) -> Fatal {
-    Fatal { text, status: 128 }
+    Fatal {
+        text: text.leak(),
+        status: 128,
+    }
 }
 
 /// A step's name before its errno.
@@ -50,23 +55,19 @@ fn step(what: impl Display) -> impl FnOnce(Errno) -> Fatal {
 
 /// The program's exit code.
 fn start(args: Args) -> i32 {
-    let began = relro::protect().and_then(|()| Region::reserve(HEAP_BYTES));
-    match began {
-        Ok(heap) => entry::ARENA.provide(heap),
-        Err(_) => {
-            say(2, "gofer: no memory to start with");
-            return 128;
-        }
+    if relro::protect().is_err() {
+        return 128; // nothing is open yet, and nothing is told of it: the linker always makes the range
     }
+    entry::ARENA.provide(Region::reserve(HEAP_BYTES));
     let words: Vec<&[u8]> = (1..).map_while(|at| args.get(at)).collect();
     let command = match cli::parse(words.iter().copied()) {
         Ok(command) => command,
         Err(refusal) => {
             say(
                 2,
-                &format!("gofer: {}; --help lists the flags", refusal.fault),
+                &format!("gofer: {}; --help lists the flags", refusal.text),
             );
-            return if refusal.is_global { 2 } else { 128 };
+            return refusal.status;
         }
     };
     match command {
@@ -78,10 +79,10 @@ fn start(args: Args) -> i32 {
             say(1, concat!("gofer ", env!("CARGO_PKG_VERSION")));
             0
         }
-        Command::Serve(options) => match serve(&options) {
+        Command::Serve(options) => match serve(&options, &words) {
             Ok(()) => 0,
             Err(Fatal { text, status }) => {
-                say(2, &text);
+                say(2, text);
                 status
             }
         },
@@ -101,20 +102,92 @@ fn say(fd: RawFd, text: &str) {
 }
 
 /// All of it: read, confine, serve.
-fn serve(options: &Options<'_>) -> Result<(), Fatal> {
+fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
+    refuse_contract(options)?;
     let sockets = adopt_sockets(options)?;
-    let log_fd = open_log(options)?;
+    let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
+    let mut log = Log::new(pid, host_zone());
+    let logs = log::open::open(options, &mut log).map_err(fatal)?;
     let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
-    descriptors::settle(log_fd, &kept).map_err(step("closing inherited descriptors"))?;
-    let log = Log::new(
-        rustix::process::getpid()
-            .as_raw_nonzero()
-            .get()
-            .cast_unsigned(),
-    );
+    descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
+    banner(options, words, &log);
     serve_logged(options, sockets, &log)
-        .inspect_err(|fatal| log.warning(format_args!("FATAL ERROR: {}", fatal.text)))
+        .inspect_err(|fatal| log.fatal(format_args!("{}", fatal.text)))
+}
+
+/// The later contract is known and not served yet: better one line now than a sandbox that hangs.
+fn refuse_contract(options: &Options<'_>) -> Result<(), Fatal> {
+    if options.contract() == Contract::S {
+        return Ok(());
+    }
+    let why = if options.flag("lisafs") {
+        "this gofer speaks 9P; start the runtime with --lisafs=false"
+    } else if options.flag("setup-root") {
+        "--setup-root is not served yet; start with --setup-root=false"
+    } else {
+        "--spec-fd is not served yet; start without it"
+    };
+    Err(fatal(why.into()))
+}
+
+/// Offset of the host's zone, read once, before the chroot; UTC where it cannot be had.
+fn host_zone() -> Offset {
+    let (now, _) = raw::wall_clock();
+    descriptors::read_file(c"/etc/localtime")
+        .ok()
+        .and_then(|zone| clock::offset_at(&zone, now))
+        .unwrap_or_default()
+}
+
+/// What the original says of itself first.
+fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
+    const STARS: &str = "***************************";
+    let args: Vec<String> = words
+        .iter()
+        .map(|word| format!("{}", word.escape_ascii()))
+        .collect();
+    let (uid, gid) = (
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    let text = |bytes: &[u8]| format!("{}", bytes.escape_ascii());
+    log.info(format_args!("{STARS}"));
+    log.info(format_args!("Args: [{}]", args.join(" ")));
+    log.info(format_args!(
+        "Git Revision: gofer {}",
+        env!("CARGO_PKG_VERSION")
+    ));
+    log.info(format_args!("PID: {}", log.pid));
+    log.info(format_args!("UID: {uid}, GID: {gid}"));
+    let contract = match options.contract() {
+        Contract::S => "S, the bundle alone",
+        Contract::L => "L, the spec as a descriptor",
+    };
+    log.info(format_args!("Launch contract: {contract}"));
+    log.info(format_args!("Configuration:"));
+    log.info(format_args!("  RootDir: {}", text(options.text("root"))));
+    log.info(format_args!(
+        "  Platform: {}",
+        text(options.text("platform"))
+    ));
+    log.info(format_args!(
+        "  FileAccess: {}, overlay: {}",
+        text(options.text("file-access")),
+        options.flag("overlay")
+    ));
+    log.info(format_args!(
+        "  Network: {}, logging: {}",
+        text(options.text("network")),
+        options.flag("log-packets")
+    ));
+    log.info(format_args!(
+        "  Strace: {}, max size: {}, syscalls: {}",
+        options.flag("strace"),
+        options.number("strace-log-size"),
+        text(options.text("strace-syscalls"))
+    ));
+    log.info(format_args!("{STARS}"));
 }
 
 fn serve_logged(
@@ -133,12 +206,11 @@ fn serve_logged(
             Reopen::Parent
         }
     };
-    let kept = if options.keep_all_capabilities {
-        None
-    } else {
-        Some(reduce_capabilities(log)?)
+    let kept = match options.flag("apply-caps") {
+        true => Some(reduce_capabilities(log)?),
+        false => None,
     };
-    let root_path = join(options.bundle, spec.root_path.as_bytes());
+    let root_path = join(options.text("bundle"), spec.root_path.as_bytes());
     enter_root(&root_path, log)?;
     if let Some(kept) = kept {
         caps::drop_chroot(kept).map_err(step("Unable to apply caps: capset"))?;
@@ -146,19 +218,22 @@ fn serve_logged(
     let attaches = open_attach_points(&spec, &root_path, &sockets, log)?;
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
-    let fs = Fs::new(attaches, files, reopen).map_err(step("reserving the tables of files"))?;
+    let key = Key::random().map_err(step("getrandom"))?;
+    let fs = Fs::new(attaches, files, reopen, key);
     let policy = Policy {
-        panic_on_write: options.panic_on_write,
+        panic_on_write: options.flag("panic-on-write"),
     };
-    let mut server = Server::new(sockets, fs, policy, log)
-        .map_err(step("reserving the connections' buffers"))?;
+    let mut server = Server::new(sockets, fs, key, policy, log);
+    if let Some(errno) = memory::failure() {
+        return Err(step("reserving memory")(errno));
+    }
     install_filter(reopen, log)?;
     entry::ARENA.seal();
     match server.serve() {
         Ok(()) => log.info(format_args!("All 9P servers exited.")),
         Err(errno) => {
             // Nothing can be allocated for a text to be handed up.
-            log.warning(format_args!("FATAL ERROR: ppoll: {}", Text(errno)));
+            log.fatal(format_args!("ppoll: {}", Text(errno)));
             raw::exit(128);
         }
     }
@@ -175,27 +250,14 @@ fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> 
     Ok(sockets)
 }
 
-fn open_log(options: &Options<'_>) -> Result<OwnedFd, Fatal> {
-    if let Some(number) = options.log_fd {
-        return descriptors::adopt(number)
-            .map_err(step(format_args!("error opening log: FD {number}")));
-    }
-    if options.log.is_empty() {
-        return descriptors::standard_error().map_err(step("error opening log: standard error"));
-    }
-    let name = options.log.escape_ascii();
-    descriptors::open_log(&c_string(options.log)?)
-        .map_err(step(format_args!("error opening log file \"{name}\"")))
-}
-
 fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
     CString::new(bytes).map_err(|_| fatal(format!("\"{}\": a NUL in a path", bytes.escape_ascii())))
 }
 
 /// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`.
 fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
-    let clean = join(options.bundle, b"config.clean.json");
-    let plain = join(options.bundle, b"config.json");
+    let clean = join(options.text("bundle"), b"config.clean.json");
+    let plain = join(options.text("bundle"), b"config.json");
     let (path, mut text) = match descriptors::read_file(&c_string(&clean)?) {
         Err(first) if first == Errno::NOENT => match descriptors::read_file(&c_string(&plain)?) {
             Ok(text) => (plain, text),
@@ -209,17 +271,18 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
         .len()
         .saturating_mul(HEAP_PER_SPEC_BYTE)
         .saturating_add(HEAP_BYTES);
-    entry::ARENA
-        .provide(Region::reserve(heap).map_err(step("error reading spec: reserving memory"))?);
+    entry::ARENA.provide(Region::reserve(heap));
     let spec = Spec::read(&text).map_err(|refusal| {
         fatal(format!(
             "error reading spec: {refusal} in \"{}\"",
             path.escape_ascii()
         ))
     })?;
+    log.long(format_args!("Spec: {}", OneLine(&text)));
     let len = text.len();
     text.discard(0..len);
-    if let Some(profile) = &spec.apparmor {
+    let profile = spec.apparmor;
+    if !profile.is_empty() {
         log.warning(format_args!(
             "AppArmor profile \"{profile}\" is being ignored"
         ));
@@ -228,6 +291,26 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
         log.warning(format_args!("Seccomp spec is being ignored"));
     }
     Ok(spec)
+}
+
+/// The spec as it was read, on one line: white space between its words is left out.
+struct OneLine<'a>(&'a [u8]);
+
+impl Display for OneLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (mut quoted, mut escaped) = (false, false);
+        for word in self.0.split_inclusive(|&byte| {
+            let space = byte.is_ascii_whitespace() && !quoted;
+            if byte == b'"' && !escaped {
+                quoted = !quoted;
+            }
+            escaped = byte == b'\\' && !escaped;
+            space
+        }) {
+            f.write_str(core::str::from_utf8(word.trim_ascii_end()).unwrap_or("?"))?;
+        }
+        Ok(())
+    }
 }
 
 fn spec_fault(what: &str, path: &[u8]) -> impl FnOnce(Errno) -> Fatal {
@@ -289,7 +372,7 @@ fn open_attach_points(
         attaches.push(root);
     }
     for mount in &spec.mounts {
-        let destination = mount.destination.as_str();
+        let destination = mount.destination;
         let number = numbers.next().ok_or_else(|| {
             let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
             let options = mount.options.join(" ");
@@ -353,25 +436,31 @@ fn join(bundle: &[u8], path: &[u8]) -> Vec<u8> {
     if path.starts_with(b"/") {
         return path.to_vec();
     }
-    let is_absolute = bundle.starts_with(b"/");
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in bundle
-        .split(|&byte| byte == b'/')
-        .chain(path.split(|&byte| byte == b'/'))
+    let rooted = bundle.starts_with(b"/");
+    let mut joined = if rooted { b"/".to_vec() } else { Vec::new() };
+    let fixed = joined.len();
+    for part in [bundle, path]
+        .iter()
+        .flat_map(|path| path.split(|&byte| byte == b'/'))
     {
+        let last = joined
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .map_or(0, |at| at + 1);
         match part {
-            b"" | b"." => {}
-            b".." if parts.last().is_some_and(|&last| last != b"..") => drop(parts.pop()),
-            b".." if is_absolute => {}
-            part => parts.push(part),
+            b"" | b"." => continue,
+            b".." if joined.get(last..) != Some(b"..") && joined.len() > fixed => {
+                joined.truncate(last.saturating_sub(1).max(fixed));
+            }
+            b".." if rooted => {}
+            part => {
+                if joined.len() > fixed {
+                    joined.push(b'/');
+                }
+                joined.extend_from_slice(part);
+            }
         }
     }
-    let mut joined = if is_absolute {
-        b"/".to_vec()
-    } else {
-        Vec::new()
-    };
-    joined.extend_from_slice(&parts.join(&b'/'));
     if joined.is_empty() {
         b".".to_vec()
     } else {

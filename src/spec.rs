@@ -18,15 +18,15 @@ use crate::limits::MOUNTS;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spec {
     /// `root.path`, as written: absolute, or relative to the bundle.
-    pub root_path: String,
+    pub root_path: &'static str,
     /// `root.readonly`.
     pub root_read_only: bool,
     /// The mounts that get a connection, in order; at most [`MOUNTS`] of them.
     pub mounts: Vec<Mount>,
     /// How many there are in all.
     pub mount_count: usize,
-    /// `process.apparmorProfile`, which is not applied.
-    pub apparmor: Option<String>,
+    /// `process.apparmorProfile`, which is not applied; empty if it is not there.
+    pub apparmor: &'static str,
     /// Whether `linux.seccomp` is there, which is not applied.
     pub has_seccomp: bool,
 }
@@ -35,13 +35,13 @@ pub struct Spec {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Where it lies below the root, absolute.
-    pub destination: String,
+    pub destination: &'static str,
     /// Its type.
-    pub kind: String,
+    pub kind: &'static str,
     /// What is mounted there.
-    pub source: String,
+    pub source: &'static str,
     /// Its options.
-    pub options: Vec<String>,
+    pub options: Vec<&'static str>,
     /// Whether `ro` is one of them.
     pub read_only: bool,
 }
@@ -64,13 +64,13 @@ pub enum Refusal {
     /// `windows` is there.
     Windows,
     /// `process.selinuxLabel` is there.
-    SeLinux(String),
+    SeLinux(&'static str),
     /// A mount's destination is not absolute: its place in the list, and the destination.
-    RelativeMount(usize, String),
+    RelativeMount(usize, &'static str),
     /// A pod's container that names no sandbox.
     NoSandboxId,
     /// A container type that is unknown.
-    ContainerType(String),
+    ContainerType(&'static str),
 }
 
 impl fmt::Display for Refusal {
@@ -103,7 +103,7 @@ const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 impl Spec {
-    /// Reads and checks a spec. The refusals are told in the order in which [`Refusal`] lists them.
+    /// Reads and checks a spec. Its strings stay on the heap for good. The refusals are told in the order in which [`Refusal`] lists them.
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
         let file: FileFields = json::from_str(&text(bytes)).map_err(|_| Refusal::NotASpec)?;
         let process = file.process.0.ok_or(Refusal::NoProcess)?;
@@ -127,22 +127,18 @@ impl Spec {
             return Err(Refusal::RelativeMount(at, destination));
         }
         let annotations = file.annotations;
-        match annotations.container_type.as_deref() {
+        match annotations.container_type {
             None | Some("sandbox") => {}
             Some("container") if annotations.has_sandbox_id => {}
             Some("container") => return Err(Refusal::NoSandboxId),
-            Some(_) => {
-                return Err(Refusal::ContainerType(
-                    annotations.container_type.unwrap_or_default(),
-                ));
-            }
+            Some(kind) => return Err(Refusal::ContainerType(kind)),
         }
         Ok(Self {
             root_path: root.path.0,
             root_read_only: root.readonly.0,
             mounts: file.mounts.served,
             mount_count: file.mounts.count,
-            apparmor: Some(process.apparmor.0).filter(|profile| !profile.is_empty()),
+            apparmor: process.apparmor.0,
             has_seccomp: file.linux.0.is_some_and(|linux| linux.seccomp.0),
         })
     }
@@ -172,7 +168,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 /// Whether a mount is served (gofer.md 2.6, the rule of 2018): a bind mount with a source, and not
 /// one of those that the sandbox makes itself below /dev.
 fn is_served(mount: &MountFields) -> bool {
-    mount.kind.0 == "bind" && !mount.source.0.is_empty() && !is_sandbox_device(&mount.destination.0)
+    mount.kind.0 == "bind" && !mount.source.0.is_empty() && !is_sandbox_device(mount.destination.0)
 }
 
 const SANDBOX_DEVICES: [&str; 12] = [
@@ -244,16 +240,16 @@ impl Map for Skipped {
     }
 }
 
-/// A string; null leaves it.
+/// A string, which is never freed: what start-up allocates lives as long as the process. Null leaves it.
 #[derive(Default)]
-struct Text(String);
+struct Text(&'static str);
 
 impl Visitor for Text {
     fn null(&mut self) -> miniserde::Result<()> {
         Ok(())
     }
     fn string(&mut self, text: &str) -> miniserde::Result<()> {
-        self.0 = String::from(text);
+        self.0 = String::from(text).leak();
         Ok(())
     }
 }
@@ -307,7 +303,6 @@ impl Visitor for Count {
 impl Seq for CountSeq<'_> {
     fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
         *self.0 += 1;
-        self.1.0.clear();
         Ok(&mut self.1)
     }
     fn finish(&mut self) -> miniserde::Result<()> {
@@ -441,7 +436,7 @@ impl Deserialize for FileFields {
 struct Mounts {
     served: Vec<Mount>,
     count: usize,
-    relative: Option<(usize, String)>,
+    relative: Option<(usize, &'static str)>,
     /// The mount being read, and its place in the list.
     current: MountFields,
     at: Option<usize>,
@@ -506,7 +501,7 @@ impl Seq for MountsSeq<'_> {
 /// The two annotations that are looked at; unlike fields, their keys have one spelling.
 #[derive(Default)]
 struct Annotations {
-    container_type: Option<String>,
+    container_type: Option<&'static str>,
     has_sandbox_id: bool,
 }
 
@@ -540,13 +535,11 @@ impl Visitor for Annotations {
 impl AnnotationsMap<'_> {
     fn take(&mut self) {
         match self.key {
-            AnnotationKey::ContainerType => {
-                self.into.container_type = Some(core::mem::take(&mut self.value.0))
-            }
+            AnnotationKey::ContainerType => self.into.container_type = Some(self.value.0),
             AnnotationKey::SandboxId => self.into.has_sandbox_id = true,
             AnnotationKey::None | AnnotationKey::Other => {}
         }
-        self.value.0.clear();
+        self.value.0 = "";
     }
 }
 
@@ -594,7 +587,7 @@ mod tests {
         let served: Vec<(&str, bool)> = spec
             .mounts
             .iter()
-            .map(|m| (m.destination.as_str(), m.read_only))
+            .map(|m| (m.destination, m.read_only))
             .collect();
         assert_eq!(served, [("/a", true), ("/dev/ptsx", false)]);
     }
@@ -605,7 +598,7 @@ mod tests {
             r#""root":{"path":"/a"},"ROOT":{"Path":"/b"},"mountſ":[],"Root":{"readonly":true}"#,
         )
         .unwrap();
-        assert_eq!((spec.root_path.as_str(), spec.root_read_only), ("/b", true));
+        assert_eq!((spec.root_path, spec.root_read_only), ("/b", true));
     }
 
     #[test]
@@ -642,11 +635,11 @@ mod tests {
             ),
             (
                 r#"{"process":{"args":["a"],"selinuxLabel":"l"},"root":{"path":"/"},"mounts":[{}]}"#,
-                Refusal::SeLinux("l".into()),
+                Refusal::SeLinux("l"),
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"mounts":[{"destination":"/a"},{"destination":"b"}]}"#,
-                Refusal::RelativeMount(1, "b".into()),
+                Refusal::RelativeMount(1, "b"),
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"annotations":{"io.kubernetes.cri.container-type":"container"}}"#,
@@ -654,7 +647,7 @@ mod tests {
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"annotations":{"io.kubernetes.cri.container-type":"x"}}"#,
-                Refusal::ContainerType("x".into()),
+                Refusal::ContainerType("x"),
             ),
         ];
         for (text, refusal) in refusals {

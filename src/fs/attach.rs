@@ -90,10 +90,10 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    pub(super) fn reserve(attaches: usize) -> Result<Self, Errno> {
-        Ok(Self {
-            seen: Region::reserve(attaches.max(1) * DEVICES)?,
-        })
+    pub(super) fn reserve(attaches: usize) -> Self {
+        Self {
+            seen: Region::reserve(attaches.max(1) * DEVICES),
+        }
     }
 
     /// Index of `device` below attach point `attach`. Error: `EREMOTEIO` more than [`DEVICES`].

@@ -258,7 +258,7 @@ impl Fs {
                 )
             }
             (Reopen::Parent, Ok(fd)) => fchmod(fd, mode),
-            (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, OFlags::RDONLY)?, mode),
+            (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, open, OFlags::RDONLY)?, mode),
         }
     }
 
@@ -273,7 +273,7 @@ impl Fs {
         }
         match self.access(open) {
             Ok(access) if access.writes() => ftruncate(self.open_descriptor(open)?, size),
-            _ => ftruncate(self.open_again(node, OFlags::WRONLY)?, size),
+            _ => ftruncate(self.open_again(node, open, OFlags::WRONLY)?, size),
         }
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attr::Meta;
+use super::attr::{Kind, Meta};
 use super::file::{Reopen, number, own};
 use super::name::{Name, NameBuffer};
 use super::tree::CUT;
@@ -210,14 +210,8 @@ impl Fs {
             self.directory(to.0)?,
             new_name,
         );
-        // Two links of one file: rename(2) then succeeds and does nothing.
-        let idle = match over {
-            Some(over) if done.is_ok() => {
-                let there = Meta::of_name(self.directory(to.0)?, new_name);
-                there.is_ok_and(|meta| self.node(over).is_ok_and(|node| node.is_file(&meta)))
-            }
-            _ => false,
-        };
+        let idle =
+            done.is_ok() && self.is_idle_rename((from.0, old_name, moved), (to.0, new_name, over));
         if done.is_err() || idle {
             if let Some(kept) = kept {
                 self.names.remove(kept);
@@ -232,6 +226,24 @@ impl Fs {
             self.move_node(moved, to.0, kept);
         }
         Ok(())
+    }
+
+    /// Whether a rename(2) that succeeded did nothing, as it does with two links of one file: then the
+    /// old name, or else the new one, still is the file that its node was made for.
+    fn is_idle_rename(
+        &self,
+        old: (NodeId, &CStr, Option<NodeId>),
+        new: (NodeId, &CStr, Option<NodeId>),
+    ) -> bool {
+        let (dir, name, id) = if old.2.is_some() { old } else { new };
+        let Some(node) = id.and_then(|id| self.nodes.get(id)) else {
+            return false;
+        };
+        if node.kind() == Kind::Directory {
+            return false; // has one link
+        }
+        let there = self.directory(dir).and_then(|dir| Meta::of_name(dir, name));
+        there.is_ok_and(|meta| node.is_file(&meta))
     }
 
     /// Cuts the chain from `parent` up to the root where it passes `moved`.

@@ -12,6 +12,7 @@ use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::{TableFd, fixed};
+use crate::tables::Id;
 
 /// How a file that is held by an `O_PATH` descriptor is opened again, without any path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +94,7 @@ impl Fs {
         if truncate {
             flags |= OFlags::TRUNC;
         }
-        let fd = self.open_again(node, flags)?;
+        let fd = self.open_again(node, Id::NONE, flags)?;
         self.keep_open(fd, access)
     }
 
@@ -113,14 +114,20 @@ impl Fs {
         Ok(id)
     }
 
-    /// Opens a node's file again. Errors: openat(2)'s, `ESTALE`.
-    pub(super) fn open_again(&self, id: NodeId, flags: OFlags) -> Result<OwnedFd, Errno> {
+    /// Opens a node's file again; `open` is what has it open, where the node has no descriptor of its
+    /// own. Errors: openat(2)'s, `ESTALE`.
+    pub(super) fn open_again(
+        &self,
+        id: NodeId,
+        open: OpenId,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
         let node = self.node(id)?;
         let flags = flags | ALWAYS;
         match self.reopen {
             Reopen::ProcFd => {
                 let mut buffer = [0; 11];
-                let name = number(node.fd.get().ok_or(Errno::BADF)?, &mut buffer);
+                let name = number(self.descriptor(id, open)?, &mut buffer);
                 // The entry is itself a link to the file, and the only one followed: a symlink's
                 // descriptor leads to the symlink.
                 openat(fixed(PROC_FD), name, flags, Mode::empty())
@@ -144,7 +151,7 @@ impl Fs {
                     return Err(Errno::STALE);
                 }
                 if flags.contains(OFlags::TRUNC) {
-                    ftruncate(self.open_again(id, OFlags::WRONLY)?, 0)?;
+                    ftruncate(self.open_again(id, open, OFlags::WRONLY)?, 0)?;
                 }
                 Ok(fd)
             }

@@ -14,8 +14,6 @@ pub mod tree;
 
 use alloc::vec::Vec;
 
-use rustix::io::Errno;
-
 use self::attach::{Attach, Devices};
 use self::file::{Open, Reopen};
 use self::tree::Node;
@@ -47,24 +45,23 @@ pub struct Fs {
 
 impl Fs {
     /// Reserves the tables. `limit`: descriptors that files may take, of those the process may have.
-    ///
-    /// Errors: mmap(2)'s, getrandom(2)'s.
-    pub fn new(attaches: Vec<Attach>, limit: u64, reopen: Reopen) -> Result<Self, Errno> {
+    /// `key`: a secret for the hashes.
+    pub fn new(attaches: Vec<Attach>, limit: u64, reopen: Reopen, key: Key) -> Self {
         // Each node holds a descriptor (but for one just created), so more nodes cannot be.
         let capacity = usize::try_from(limit).unwrap_or(NODES).clamp(64, NODES);
-        Ok(Self {
-            nodes: Slab::reserve(capacity)?,
-            index: Index::reserve(capacity)?,
-            names: Names::reserve(capacity)?,
-            key: Key::random()?,
-            opens: Slab::reserve(capacity.min(OPENS))?,
-            devices: Devices::reserve(attaches.len())?,
+        Self {
+            nodes: Slab::reserve(capacity),
+            index: Index::reserve(capacity),
+            names: Names::reserve(capacity),
+            key,
+            opens: Slab::reserve(capacity.min(OPENS)),
+            devices: Devices::reserve(attaches.len()),
             attaches,
             released: Id::NONE,
             held: 0,
             limit,
             reopen,
-        })
+        }
     }
 
     /// Whether walks must leave the descriptors that are left to opens.

@@ -60,10 +60,28 @@ macro_rules! messages {
     )* };
 }
 
+/// One bit for each number whose message came in with a version up to ours.
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler: a bad index is a build error
+const fn served(kinds: &[(u8, u32)]) -> [u64; 4] {
+    let Version::Google(highest) = Version::HIGHEST else {
+        return [0; 4];
+    };
+    let mut bits = [0; 4];
+    let mut at = 0;
+    while at < kinds.len() {
+        let (kind, since) = kinds[at];
+        if since <= highest {
+            bits[kind as usize / 64] |= 1 << (kind % 64);
+        }
+        at += 1;
+    }
+    bits
+}
+
 macro_rules! requests {
     ($( $(#[$meta:meta])* $kind:literal $name:ident $(<$life:lifetime>)? $(since $since:literal)?
-        { $($fields:tt)* } )*) => {
-        messages! { $( $(#[$meta])* $kind $name $(<$life>)? $(since $since)? { $($fields)* } )* }
+        { $( $field:ident : $type:ty ),* $(,)? } )*) => {
+        messages! { $( $(#[$meta])* $kind $name $(<$life>)? $(since $since)? { $( $field: $type ),* } )* }
 
         /// A request, decoded; it borrows from the receive buffer.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,7 +107,20 @@ macro_rules! requests {
             }
         }
 
-        /// Numbers, names and least sizes of all requests, for tests and logs.
+        /// Whether `kind` is the number of the reply to a request that is served here.
+        pub fn is_reply(kind: u8) -> bool {
+            const SERVED: [u64; 4] = served(&[$( ($kind, <$name as Message>::SINCE) ),*]);
+            let [low, second, third, high] = SERVED;
+            let word = match kind / 64 { 0 => low, 1 => second, 2 => third, _ => high };
+            kind == Rlerror::KIND || kind % 2 == 1 && word >> (kind % 64 - 1) & 1 == 1
+        }
+
+        /// Every request on a line: its number, its name, its fields with their types, tabs between.
+        pub const LAYOUTS: &str = concat!($(
+            stringify!($kind), "\t", stringify!($name), $( "\t", stringify!($field), ":", stringify!($type), )* "\n"
+        ),*);
+
+        /// Numbers, names and least sizes of all requests, for tests.
         pub const REQUESTS: &[(u8, &str, usize)] = &[ $( ($kind, stringify!($name), <$name as Message>::LEAST) ),* ];
     };
 }

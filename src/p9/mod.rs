@@ -3,5 +3,6 @@
 pub mod attr;
 pub mod messages;
 pub mod qid;
+pub mod show;
 pub mod version;
 pub mod wire;

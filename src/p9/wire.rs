@@ -50,6 +50,11 @@ impl<'a> Reader<'a> {
         self.overrun = true;
     }
 
+    /// Whether a field was not there.
+    pub fn is_overrun(&self) -> bool {
+        self.overrun
+    }
+
     /// Whether all fields were there. Bytes behind the last field are ignored.
     pub fn finish(self) -> Result<(), Malformed> {
         if self.overrun { Err(Malformed) } else { Ok(()) }

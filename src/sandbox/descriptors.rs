@@ -9,7 +9,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, PROC_FD};
+use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, PROC_FD, SPARE_LOG_FD, STDERR_LOG_FD};
 use crate::sys::fd::{inherit, place};
 use crate::sys::memory::Region;
 use crate::sys::raw::close_range;
@@ -48,15 +48,22 @@ pub fn standard_error() -> Result<OwnedFd, Errno> {
     fcntl_dupfd_cloexec(crate::sys::fd::fixed(2), FIRST_FREE_FD)
 }
 
-/// Puts the log at its fixed number and placeholders at those of the others, and closes every
+/// Puts `placed` at their numbers and placeholders at the fixed numbers that are left, and closes every
 /// descriptor but 0 to 2, these, and `kept`. Errors: pipe2(2)'s, dup3(2)'s, close_range(2)'s.
-pub fn settle(log: OwnedFd, kept: &[&OwnedFd]) -> Result<(), Errno> {
+pub fn settle(placed: Vec<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(), Errno> {
+    // What is inherited at the fixed numbers is replaced.
+    let fixed = [PROC_FD, LOG_FD, DEBUG_LOG_FD, STDERR_LOG_FD, SPARE_LOG_FD];
+    for number in fixed
+        .into_iter()
+        .filter(|number| placed.iter().all(|(_, taken)| taken != number))
+    {
+        place(move_up(placeholder()?)?, number)?;
+    }
+    for (fd, number) in placed {
+        place(fd, number)?;
+    }
     let mut numbers: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).collect();
-    numbers.extend([LOG_FD, DEBUG_LOG_FD, PROC_FD]);
-    // What is inherited at the fixed numbers is replaced, or closed with the strays.
-    place(log, LOG_FD)?;
-    place(move_up(placeholder()?)?, DEBUG_LOG_FD)?;
-    place(move_up(placeholder()?)?, PROC_FD)?;
+    numbers.extend(fixed);
     let mut from = 3;
     // In ascending order, without the two kilobytes that sorting takes.
     while let Some(&number) = numbers.iter().filter(|&&number| number >= from).min() {
@@ -106,13 +113,7 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Opens the log file for appending. Errors: openat(2)'s.
-pub fn open_log(path: &core::ffi::CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
-    move_up(openat(CWD, path, flags, Mode::from_raw_mode(0o644))?)
-}
-
-/// Reads a file whole, into memory of its own. Errors: openat(2)'s, fstat(2)'s, mmap(2)'s, read(2)'s.
+/// Reads a file whole, into memory of its own. Errors: openat(2)'s, fstat(2)'s, read(2)'s.
 pub fn read_file(path: &core::ffi::CStr) -> Result<Region<u8>, Errno> {
     let file = openat(
         CWD,
@@ -121,7 +122,7 @@ pub fn read_file(path: &core::ffi::CStr) -> Result<Region<u8>, Errno> {
         Mode::empty(),
     )?;
     let size = rustix::fs::fstat(file.as_fd())?.st_size;
-    let mut region = Region::reserve(usize::try_from(size).map_err(|_| Errno::FBIG)?)?;
+    let mut region = Region::reserve(usize::try_from(size).map_err(|_| Errno::FBIG)?);
     let mut filled = 0;
     while filled < region.len() {
         match rustix::io::retry_on_intr(|| {

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::limits::{LOG_FD, PROC_FD};
+use crate::limits::{LOG_FDS, PROC_FD};
 use crate::sys::raw::{seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
@@ -96,7 +96,7 @@ use Want::{Below, Is, Masked, Zero};
 
 /// A real descriptor, not AT_FDCWD nor another negative number.
 const DESCRIPTOR: Want = Below(1 << 31);
-const LOG: Want = Is(LOG_FD.cast_unsigned());
+const A_LOG: Want = Masked(!3, LOG_FDS.cast_unsigned());
 const PROC: Want = Is(PROC_FD.cast_unsigned());
 
 const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
@@ -159,7 +159,7 @@ table! {
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
-    ALWAYS __NR_write "write" [(0, LOG)] "the log";
+    ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(linux_raw_sys::general::CLOCK_REALTIME))] "the log's times";
     ALWAYS __NR_exit_group "exit_group" [] "the end";
 }

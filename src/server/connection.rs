@@ -39,6 +39,8 @@ const fn event(bit: u32) -> Events {
 pub struct Link {
     /// Number of the connection, and of its attach point.
     pub id: u16,
+    /// The socket's number on the command line.
+    pub name: RawFd,
     /// Largest frame either way, bytes: [`FRAME_BYTES`] until a Tversion lowers it.
     pub msize: usize,
     /// The version agreed on.
@@ -74,8 +76,6 @@ struct Donation {
 /// A connection that has not ended.
 pub struct Connection {
     socket: OwnedFd,
-    /// Its number on the command line.
-    pub name: RawFd,
     /// The part that handlers see.
     pub link: Link,
     input: Region<u8>,
@@ -94,20 +94,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes the socket over. Errors: mmap(2)'s.
-    pub fn new(id: u16, socket: OwnedFd, name: RawFd) -> Result<Self, Errno> {
-        Ok(Self {
+    /// Takes the socket over.
+    pub fn new(id: u16, socket: OwnedFd, name: RawFd) -> Self {
+        Self {
             socket,
-            name,
             link: Link {
                 id,
+                name,
                 msize: FRAME_BYTES,
                 version: None,
             },
-            input: Region::reserve(INPUT_BYTES)?,
+            input: Region::reserve(INPUT_BYTES),
             received: 0..0,
             input_touched: 0,
-            output: Region::reserve(OUTPUT_BYTES)?,
+            output: Region::reserve(OUTPUT_BYTES),
             replies: 0..0,
             output_touched: 0,
             donations: [Donation {
@@ -117,7 +117,7 @@ impl Connection {
             donation_count: 0,
             at_end: false,
             waits_for_room: false,
-        })
+        }
     }
 
     /// What to poll for: input, unless a whole request waits already; room, if replies wait.

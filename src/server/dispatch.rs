@@ -5,10 +5,11 @@ use rustix::io::Errno;
 use super::connection::Link;
 use super::fids::Fids;
 use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
+use crate::errno::Text;
 use crate::fs::{Fs, OpenId};
-use crate::limits::COST_BYTES;
 use crate::log::Log;
-use crate::p9::messages::{Message, Request, Rlerror, Undecodable};
+use crate::p9::messages::*;
+use crate::p9::show::Shown;
 use crate::p9::wire::{HEADER_BYTES, Header, Writer};
 
 /// What a handler works on.
@@ -23,6 +24,8 @@ pub struct Session<'a> {
     pub policy: &'a Policy,
     /// The log.
     pub log: &'a Log,
+    /// Units of its turn that the request at hand costs: about its system calls.
+    pub cost: usize,
 }
 
 /// What the command line says of serving.
@@ -66,16 +69,11 @@ pub fn dispatch(
     let mut out = Writer::new(room);
     out.bytes(&[0; HEADER_BYTES]);
     let mut donated = None;
-    let mut cost = 1;
-    let done = match Request::decode(header.kind, body) {
-        Ok(request) => {
-            cost = cost_of(&request);
-            handle(session, &request, &mut out, &mut donated)
-        }
-        Err(Undecodable::Malformed | Undecodable::Unknown) => Err(Errno::IO),
-        Err(Undecodable::Reply) => Err(Errno::NOSYS),
-    };
+    let done = handle(session, header.kind, body, &mut out, &mut donated);
     let done = done.and_then(|()| out.written().map_err(|_| Errno::MSGSIZE));
+    if session.log.debug {
+        log_request(session, header, body, done);
+    }
     let (kind, reply) = match done {
         Ok(bytes) => (header.kind.wrapping_add(1), bytes),
         Err(errno) => {
@@ -101,6 +99,7 @@ pub fn dispatch(
         }
         .encode(),
     );
+    let cost = core::mem::replace(&mut session.cost, 0) + 1;
     Answered {
         reply,
         donated,
@@ -108,77 +107,81 @@ pub fn dispatch(
     }
 }
 
-fn cost_of(request: &Request<'_>) -> usize {
-    match request {
-        Request::Twalk(t) => 2 + 2 * t.names.len(),
-        Request::Twalkgetattr(t) => 2 + 2 * t.names.len(),
-        Request::Tread(t) => 2 + t.count as usize / COST_BYTES,
-        Request::Treaddir(t) => 2 + t.count as usize / COST_BYTES,
-        Request::Twrite(t) => 2 + t.data.0.len() / COST_BYTES,
-        Request::Tversion(_) | Request::Tflush(_) | Request::Tflushf(_) | Request::Tauth(_) => 1,
-        _ => 4,
+/// One readable line a request, with what became of it.
+#[cold]
+fn log_request(session: &Session<'_>, header: Header, body: &[u8], done: Result<usize, Errno>) {
+    let (log, name, tag, kind) = (session.log, session.link.name, header.tag.0, header.kind);
+    let shown = Shown { kind, body };
+    match done {
+        Ok(bytes) => log.debug(format_args!("FD {name} tag {tag} {shown} -> {bytes} bytes")),
+        Err(errno) => log.debug(format_args!(
+            "FD {name} tag {tag} {shown} -> {}",
+            Text(errno)
+        )),
     }
 }
 
+/// Decodes the request and gives it to its handler. Errors: see [`dispatch`].
 fn handle(
-    session: &mut Session<'_>,
-    request: &Request<'_>,
+    s: &mut Session<'_>,
+    kind: u8,
+    body: &[u8],
     out: &mut Writer<'_>,
     donated: &mut Option<OpenId>,
 ) -> Result<(), Errno> {
-    let s = session;
-    match *request {
-        Request::Tversion(t) => attach::version(s, t, out),
-        Request::Tauth(_) => Err(Errno::NOSYS),
-        Request::Tattach(t) => put(out, attach::attach(s, t)),
-        Request::Tflush(t) => put(out, attach::flush(t)),
-        Request::Tclunk(t) => put(out, attach::clunk(s, t)),
-        Request::Twalk(t) => walk::walk(s, t, out),
-        Request::Twalkgetattr(t) => walk::walkgetattr(s, t, out),
-        Request::Tlopen(t) => put_donating(out, donated, open::lopen(s, t)),
-        Request::Tlcreate(t) => put_donating(out, donated, open::lcreate(s, t)),
-        Request::Tucreate(t) => put_donating(out, donated, open::ucreate(s, t)),
-        Request::Tread(t) => data::read(s, t, out),
-        Request::Twrite(t) => put(out, data::write(s, t)),
-        Request::Tfsync(t) => put(out, data::fsync(s, t)),
-        Request::Tflushf(t) => put(out, data::flushf(s, t)),
-        Request::Treadlink(t) => attr::readlink(s, t, out),
-        Request::Tgetattr(t) => put(out, attr::getattr(s, t)),
-        Request::Tstatfs(t) => put(out, attr::statfs(s, t)),
-        Request::Treaddir(t) => dir::readdir(s, t, out),
-        Request::Tsymlink(t) => put(out, entries::symlink(s, t)),
-        Request::Tusymlink(t) => put(out, entries::usymlink(s, t)),
-        Request::Tmkdir(t) => put(out, entries::mkdir(s, t)),
-        Request::Tumkdir(t) => put(out, entries::umkdir(s, t)),
-        Request::Tmknod(t) => put(out, entries::mknod(s, t)),
-        Request::Tumknod(t) => put(out, entries::umknod(s, t)),
-        Request::Tlink(t) => put(out, entries::link(s, t)),
-        Request::Trename(t) => put(out, entries::rename(s, t)),
-        Request::Trenameat(t) => put(out, entries::renameat(s, t)),
-        Request::Tunlinkat(t) => put(out, entries::unlinkat(s, t)),
-        Request::Tremove(t) => put(out, entries::remove(s, t)),
-        Request::Tsetattr(t) => put(out, attr::setattr(s, t)),
-        Request::Tallocate(t) => put(out, data::allocate(s, t)),
-        Request::Tlconnect(t) => put(out, open::lconnect(s, t)),
-        Request::Txattrwalk(t) => put(out, xattr::xattrwalk(s, t)),
-        Request::Txattrcreate(t) => put(out, xattr::xattrcreate(s, t)),
-        // Numbers of versions above ours: not decoded.
-        Request::Tgetxattr(_)
-        | Request::Tsetxattr(_)
-        | Request::Tlistxattr(_)
-        | Request::Tremovexattr(_)
-        | Request::Tsetattrclunk(_)
-        | Request::Tmultigetattr(_)
-        | Request::Tbind(_)
-        | Request::Tchannel(_) => Err(Errno::IO),
+    s.cost = COST_OF_MOST;
+    match kind {
+        Tversion::KIND => read(body).and_then(|t| attach::version(s, t, out)),
+        Tauth::KIND => Err(Errno::NOSYS),
+        Tattach::KIND => put(out, read(body).and_then(|t| attach::attach(s, t))),
+        Tflush::KIND => put(out, read(body).and_then(attach::flush)),
+        Tclunk::KIND => put(out, read(body).and_then(|t| attach::clunk(s, t))),
+        Twalk::KIND => read(body).and_then(|t| walk::walk(s, t, out)),
+        Twalkgetattr::KIND => read(body).and_then(|t| walk::walkgetattr(s, t, out)),
+        Tlopen::KIND => donate(out, donated, read(body).and_then(|t| open::lopen(s, t))),
+        Tlcreate::KIND => donate(out, donated, read(body).and_then(|t| open::lcreate(s, t))),
+        Tucreate::KIND => donate(out, donated, read(body).and_then(|t| open::ucreate(s, t))),
+        Tread::KIND => read(body).and_then(|t| data::read(s, t, out)),
+        Twrite::KIND => put(out, read(body).and_then(|t| data::write(s, t))),
+        Tfsync::KIND => put(out, read(body).and_then(|t| data::fsync(s, t))),
+        Tflushf::KIND => put(out, read(body).and_then(|t| data::flushf(s, t))),
+        Tallocate::KIND => put(out, read(body).and_then(|t| data::allocate(s, t))),
+        Treadlink::KIND => read(body).and_then(|t| attr::readlink(s, t, out)),
+        Tgetattr::KIND => put(out, read(body).and_then(|t| attr::getattr(s, t))),
+        Tsetattr::KIND => put(out, read(body).and_then(|t| attr::setattr(s, t))),
+        Tstatfs::KIND => put(out, read(body).and_then(|t| attr::statfs(s, t))),
+        Treaddir::KIND => read(body).and_then(|t| dir::readdir(s, t, out)),
+        Tsymlink::KIND => put(out, read(body).and_then(|t| entries::symlink(s, t))),
+        Tusymlink::KIND => put(out, read(body).and_then(|t| entries::usymlink(s, t))),
+        Tmkdir::KIND => put(out, read(body).and_then(|t| entries::mkdir(s, t))),
+        Tumkdir::KIND => put(out, read(body).and_then(|t| entries::umkdir(s, t))),
+        Tmknod::KIND => put(out, read(body).and_then(|t| entries::mknod(s, t))),
+        Tumknod::KIND => put(out, read(body).and_then(|t| entries::umknod(s, t))),
+        Tlink::KIND => put(out, read(body).and_then(|t| entries::link(s, t))),
+        Trename::KIND => put(out, read(body).and_then(|t| entries::rename(s, t))),
+        Trenameat::KIND => put(out, read(body).and_then(|t| entries::renameat(s, t))),
+        Tunlinkat::KIND => put(out, read(body).and_then(|t| entries::unlinkat(s, t))),
+        Tremove::KIND => put(out, read(body).and_then(|t| entries::remove(s, t))),
+        Tlconnect::KIND => put(out, read(body).and_then(|t| open::lconnect(s, t))),
+        Txattrwalk::KIND => put(out, read(body).and_then(|t| xattr::xattrwalk(s, t))),
+        Txattrcreate::KIND => put(out, read(body).and_then(|t| xattr::xattrcreate(s, t))),
+        kind if is_reply(kind) => Err(Errno::NOSYS),
+        _ => Err(Errno::IO),
     }
+}
+
+/// Units of a turn that a request costs unless its handler says more.
+const COST_OF_MOST: usize = 3;
+
+fn read<'a, T: Message<'a>>(body: &'a [u8]) -> Result<T, Errno> {
+    T::decode(body).map_err(|_| Errno::IO)
 }
 
 fn put<'a, R: Message<'a>>(out: &mut Writer<'_>, reply: Result<R, Errno>) -> Result<(), Errno> {
     reply.map(|reply| reply.encode(out))
 }
 
-fn put_donating<'a, R: Message<'a>>(
+fn donate<'a, R: Message<'a>>(
     out: &mut Writer<'_>,
     donated: &mut Option<OpenId>,
     reply: Result<Donating<R>, Errno>,

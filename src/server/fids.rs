@@ -115,14 +115,14 @@ pub struct Fids {
 const RUN_BITS: u32 = 9;
 
 impl Fids {
-    /// Reserves the table. Errors: mmap(2)'s, getrandom(2)'s.
-    pub fn new() -> Result<Self, Errno> {
-        Ok(Self {
-            records: Slab::reserve(FIDS)?,
-            index: Index::reserve(FIDS)?,
-            key: Key::random()?,
-            first: Region::reserve(CONNECTIONS)?,
-        })
+    /// Reserves the table. `key`: a secret for the hashes.
+    pub fn new(key: Key) -> Self {
+        Self {
+            records: Slab::reserve(FIDS),
+            index: Index::reserve(FIDS),
+            key,
+            first: Region::reserve(CONNECTIONS),
+        }
     }
 
     fn hash(&self, connection: u16, fid: Fid) -> u64 {

@@ -24,6 +24,7 @@ use crate::limits::{
 };
 use crate::log::Log;
 use crate::sys::raw::ppoll;
+use crate::tables::Key;
 
 /// A place for a connection.
 #[allow(clippy::large_enum_variant)] // nothing is boxed: the list is made once
@@ -65,14 +66,15 @@ enum Left {
 }
 
 impl<'a> Server<'a> {
-    /// Reserves the buffers of each socket; the numbers are those of the command line.
-    /// Socket k serves attach point k. Errors: mmap(2)'s, getrandom(2)'s.
+    /// Reserves the buffers of each socket; the numbers are those of the command line. Socket k serves
+    /// attach point k. `key`: a secret for the hashes.
     pub fn new(
         sockets: Vec<(OwnedFd, RawFd)>,
         fs: Fs,
+        key: Key,
         policy: Policy,
         log: &'a Log,
-    ) -> Result<Self, Errno> {
+    ) -> Self {
         let mut places = Vec::with_capacity(sockets.len());
         let mut polled = Vec::with_capacity(sockets.len());
         for (id, (socket, name)) in (0u16..).zip(sockets) {
@@ -81,20 +83,20 @@ impl<'a> Server<'a> {
                 events: 0,
                 revents: 0,
             });
-            places.push(Place::Live(Connection::new(id, socket, name)?));
+            places.push(Place::Live(Connection::new(id, socket, name)));
         }
         let common = Common {
-            fids: Fids::new()?,
+            fids: Fids::new(key),
             fs,
             policy,
             log,
         };
-        Ok(Self {
+        Self {
             places,
             polled,
             common,
             wakeups: 0,
-        })
+        }
     }
 
     /// Serves until every connection has ended. Error: ppoll(2)'s, which has no reason to fail.
@@ -174,7 +176,7 @@ impl<'a> Server<'a> {
             connection.abandon(&mut self.common.fs);
             connection.forget_input();
             connection.trim();
-            let name = connection.name;
+            let name = connection.link.name;
             *place = Place::Ending(name);
         }
     }
@@ -278,6 +280,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
             fs,
             policy,
             log,
+            cost: 0,
         };
         let answered = dispatch(&mut session, header, body, room);
         connection.answer(header.size, answered.reply, answered.donated);

@@ -137,7 +137,7 @@ mod tests {
         let layout = Layout::from_size_align(24, 8).unwrap();
         // SAFETY: the layout's size is not zero.
         assert!(unsafe { arena.alloc(layout) }.is_null());
-        arena.provide(Region::reserve(4096).unwrap());
+        arena.provide(Region::reserve(4096));
         // SAFETY: as above.
         let first = unsafe { arena.alloc(layout) };
         // SAFETY: allocated just above with this layout.

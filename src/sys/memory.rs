@@ -4,6 +4,7 @@
 use core::ops::{Deref, DerefMut, Range};
 use core::ptr::NonNull;
 use core::slice;
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
@@ -54,13 +55,19 @@ pub struct Region<T: Zeroed> {
 }
 
 impl<T: Zeroed> Region<T> {
-    /// Reserves address space for `len` values. Errors: mmap(2)'s.
-    pub fn reserve(len: usize) -> Result<Self, Errno> {
-        let bytes = len.checked_mul(size_of::<T>()).ok_or(Errno::NOMEM)?;
-        Ok(Self {
-            base: map(bytes)?.cast(),
-            len,
-        })
+    /// Reserves address space for `len` values. A failure gives no values and is latched: start-up asks
+    /// once, by [`failure`], before anything is served.
+    pub fn reserve(len: usize) -> Self {
+        match map(len.saturating_mul(size_of::<T>())) {
+            Some(base) => Self {
+                base: base.cast(),
+                len,
+            },
+            None => Self {
+                base: NonNull::dangling(),
+                len: 0,
+            },
+        }
     }
 
     /// Forgets the values from `len` on.
@@ -90,16 +97,32 @@ impl<T: Zeroed> Region<T> {
     }
 }
 
+/// The first failure of mmap(2), as a raw errno; 0 is none.
+static FAILURE: AtomicI32 = AtomicI32::new(0);
+
+/// Why memory could not be reserved, if that ever happened: mmap(2)'s errors.
+pub fn failure() -> Option<Errno> {
+    match FAILURE.load(Ordering::Relaxed) {
+        0 => None,
+        errno => Some(Errno::from_raw_os_error(errno)),
+    }
+}
+
 #[inline(never)]
-fn map(bytes: usize) -> Result<NonNull<u8>, Errno> {
+fn map(bytes: usize) -> Option<NonNull<u8>> {
     if bytes == 0 {
-        return Ok(NonNull::<u64>::dangling().cast());
+        return Some(NonNull::<u64>::dangling().cast());
     }
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: no address is asked for, so the new mapping cannot replace another one.
-    let base = unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, flags) }?;
-    NonNull::new(base.cast()).ok_or(Errno::NOMEM)
+    match unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, flags) } {
+        Ok(base) => NonNull::new(base.cast()),
+        Err(errno) => {
+            FAILURE.store(errno.raw_os_error(), Ordering::Relaxed);
+            None
+        }
+    }
 }
 
 /// Discards the whole pages between bytes `start` and `end` of a mapping.
@@ -141,7 +164,7 @@ mod tests {
 
     #[test]
     fn discarded_pages_read_as_zeros_and_partial_ones_are_kept() {
-        let mut region = Region::<u32>::reserve(PAGE_BYTES).unwrap();
+        let mut region = Region::<u32>::reserve(PAGE_BYTES);
         region.fill(7);
         region.discard(1..PAGE_BYTES / 2);
         let per_page = PAGE_BYTES / 4;
@@ -156,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_an_odd_region_is_discarded_too() {
-        let mut region = Region::<u8>::reserve(PAGE_BYTES + 10).unwrap();
+        let mut region = Region::<u8>::reserve(PAGE_BYTES + 10);
         region.fill(1);
         region.discard(0..PAGE_BYTES + 10);
         assert!(region.iter().all(|&byte| byte == 0));

@@ -60,16 +60,16 @@ pub struct Index {
 const HEADS_PER_PAGE: usize = PAGE_BYTES / size_of::<Id>();
 
 impl Index {
-    /// Reserves address space for buckets for `capacity` records. Errors: mmap(2)'s.
-    pub fn reserve(capacity: usize) -> Result<Self, Errno> {
+    /// Reserves address space for buckets for `capacity` records.
+    pub fn reserve(capacity: usize) -> Self {
         let buckets = capacity.max(HEADS_PER_PAGE).next_power_of_two();
-        let in_page = Region::reserve(buckets / HEADS_PER_PAGE)?;
-        Ok(Self {
-            heads: Region::reserve(buckets)?,
+        let in_page = Region::reserve(buckets / HEADS_PER_PAGE);
+        Self {
+            heads: Region::reserve(buckets),
             in_page,
             mask: buckets - 1,
             emptied: false,
-        })
+        }
     }
 
     #[allow(clippy::cast_possible_truncation)] // the bucket is the hash's low bits
@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn records_are_found_removed_and_found_again_even_in_one_bucket() {
-        let mut slab = Slab::reserve(100).unwrap();
-        let mut index = Index::reserve(100).unwrap();
+        let mut slab = Slab::reserve(100);
+        let mut index = Index::reserve(100);
         for hash in [0, 1 << 40] {
             let ids: Vec<Id> = (0..50)
                 .map(|number| {

@@ -1,7 +1,5 @@
 //! Bytes of path names, in five sizes of block.
 
-use rustix::io::Errno;
-
 use super::places::{Id, Places};
 use crate::limits::NAME_BYTES;
 use crate::sys::memory::Region;
@@ -31,17 +29,16 @@ pub struct Names([Blocks; SIZES.len()]);
 const _: () = assert!(NAME_BYTES < 256);
 
 impl Names {
-    /// Reserves address space for `capacity` names. Errors: mmap(2)'s.
-    pub fn reserve(capacity: usize) -> Result<Self, Errno> {
-        let [a, b, c, d, e] = SIZES.map(|size| {
-            let places = Places::reserve(capacity, size)?;
-            Ok(Blocks {
-                bytes: Region::reserve(places.slots() * size)?,
+    /// Reserves address space for `capacity` names.
+    pub fn reserve(capacity: usize) -> Self {
+        Self(SIZES.map(|size| {
+            let places = Places::reserve(capacity, size);
+            Blocks {
+                bytes: Region::reserve(places.slots() * size),
                 places,
                 size,
-            })
-        });
-        Ok(Self([a?, b?, c?, d?, e?]))
+            }
+        }))
     }
 
     fn blocks(&mut self, len: u8) -> Option<&mut Blocks> {
@@ -105,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_length_is_kept_whole() {
-        let mut names = Names::reserve(64).unwrap();
+        let mut names = Names::reserve(64);
         let kept: Vec<(NameRef, Vec<u8>)> = (0..=NAME_BYTES)
             .step_by(5)
             .map(|len| {

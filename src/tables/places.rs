@@ -2,8 +2,6 @@
 
 use core::ops::Range;
 
-use rustix::io::Errno;
-
 use crate::limits::PAGE_BYTES;
 use crate::sys::memory::Region;
 
@@ -58,13 +56,13 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// `capacity` numbers for records of `record_bytes`, a power of two. Errors: mmap(2)'s.
-    pub(super) fn reserve(capacity: usize, record_bytes: usize) -> Result<Self, Errno> {
+    /// `capacity` numbers for records of `record_bytes`, a power of two.
+    pub(super) fn reserve(capacity: usize, record_bytes: usize) -> Self {
         let chunks = capacity.div_ceil(CHUNK);
         let chunk_bytes = CHUNK * record_bytes;
-        Ok(Self {
-            used: Region::reserve(chunks)?,
-            full: Region::reserve(chunks.div_ceil(CHUNK))?,
+        Self {
+            used: Region::reserve(chunks),
+            full: Region::reserve(chunks.div_ceil(CHUNK)),
             capacity,
             live: 0,
             first_open: 0,
@@ -73,12 +71,12 @@ impl Places {
             chunk_bytes,
             trim_at: 0,
             emptied: false,
-        })
+        }
     }
 
     /// Records that there is room for: whole chunks.
     pub(super) fn slots(&self) -> usize {
-        self.used.len() * CHUNK
+        self.capacity.next_multiple_of(CHUNK)
     }
 
     pub(super) fn capacity(&self) -> usize {

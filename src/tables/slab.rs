@@ -1,7 +1,5 @@
 //! Records of one type at stable numbers.
 
-use rustix::io::Errno;
-
 use super::places::{Id, Places};
 use crate::sys::memory::{Region, Zeroed};
 
@@ -12,16 +10,16 @@ pub struct Slab<T: Zeroed> {
 }
 
 impl<T: Zeroed> Slab<T> {
-    /// Reserves address space for `capacity` records. Errors: mmap(2)'s.
-    pub fn reserve(capacity: usize) -> Result<Self, Errno> {
+    /// Reserves address space for `capacity` records.
+    pub fn reserve(capacity: usize) -> Self {
         const {
             assert!(size_of::<T>().is_power_of_two()); // so that groups of chunks are whole pages
         }
-        let places = Places::reserve(capacity, size_of::<T>())?;
-        Ok(Self {
-            slots: Region::reserve(places.slots())?,
+        let places = Places::reserve(capacity, size_of::<T>());
+        Self {
+            slots: Region::reserve(places.slots()),
             places,
-        })
+        }
     }
 
     /// Records in use.
@@ -84,7 +82,7 @@ mod tests {
 
     #[test]
     fn numbers_are_stable_lowest_first_and_used_again() {
-        let mut slab = Slab::<u64>::reserve(10_000).unwrap();
+        let mut slab = Slab::<u64>::reserve(10_000);
         let ids: Vec<Id> = (0..10_000).map(|n| slab.insert(n).unwrap()).collect();
         assert_eq!(slab.insert(1), None);
         assert!(
@@ -105,7 +103,7 @@ mod tests {
 
     #[test]
     fn removing_twice_or_nothing_does_nothing() {
-        let mut slab = Slab::<u32>::reserve(64).unwrap();
+        let mut slab = Slab::<u32>::reserve(64);
         let id = slab.insert(5).unwrap();
         slab.remove(Id::NONE);
         slab.remove(id);
@@ -116,7 +114,7 @@ mod tests {
 
     #[test]
     fn trimming_keeps_live_records_and_ends() {
-        let mut slab = Slab::<u64>::reserve(100_000).unwrap();
+        let mut slab = Slab::<u64>::reserve(100_000);
         let ids: Vec<Id> = (0..100_000).map(|n| slab.insert(n).unwrap()).collect();
         for (n, &id) in ids.iter().enumerate() {
             if n != 31 && n != 77_777 {

@@ -32,6 +32,8 @@ startup! {
     __NR_dup3 "dup3" "the fixed descriptors put in place";
     __NR_close_range "close_range" "stray descriptors closed";
     __NR_getpid "getpid" "the log's lines";
+    __NR_getuid "getuid" "the log's banner";
+    __NR_getgid "getgid" "the log's banner";
     __NR_getrandom "getrandom" "keys of the hash tables";
     __NR_prlimit64 "prlimit64" "descriptors up, core files off";
     __NR_prctl "prctl" "not dumpable, bounding and ambient set, no_new_privs";

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::limits::FRAME_BYTES;
+use crate::limits::{COST_BYTES, FRAME_BYTES};
 use crate::p9::messages::{
     Rallocate, Rflushf, Rfsync, Rwrite, Tallocate, Tflushf, Tfsync, Tread, Twrite,
 };
@@ -28,6 +28,7 @@ pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), E
     0u32.write(out);
     let room = out.room();
     let count = count.min(room.len());
+    s.cost += count / COST_BYTES;
     let done =
         s.fs.read(open, t.offset, room.get_mut(..count).unwrap_or_default())?;
     out.advance(done);
@@ -45,6 +46,7 @@ pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
     if s.fs.access(open)?.is_read_only() {
         return Err(Errno::PERM);
     }
+    s.cost += t.data.0.len() / COST_BYTES;
     let done = s.fs.write(open, t.offset, t.data.0)?;
     Ok(Rwrite {
         count: u32::try_from(done).unwrap_or(0),

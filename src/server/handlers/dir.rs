@@ -3,6 +3,7 @@
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::limits::COST_BYTES;
 use crate::p9::messages::Treaddir;
 use crate::p9::qid::{Qid, QidType};
 use crate::p9::wire::{Field, Str, Writer};
@@ -22,6 +23,7 @@ pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result
     let room = out.room().len().min(t.count as usize);
     // An entry's wire form is at most 7/6 of its host form, so that what this reads has room.
     let host_bytes = room / 7 * 6;
+    s.cost += room / COST_BYTES;
     let device = s.fs.entry_qid_path(node, 0)?;
     s.fs.read_dir(open, t.offset, host_bytes, |entry| {
         let bytes = <Qid as Field>::LEAST + 8 + 1 + 2 + entry.name.len();

@@ -88,7 +88,11 @@ fn make_node(
     owner: (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
-    let parent = s.writable_directory(dfid)?;
+    let (parent, state) = s.directory(dfid)?;
+    state.not_opened(Errno::INVAL)?;
+    if s.fs.is_read_only(s.link.id) {
+        return Err(Errno::ROFS); // also with --panic-on-write: the original never gets that far
+    }
     if FileType::from_raw_mode(mode) != FileType::RegularFile {
         return Err(Errno::PERM);
     }

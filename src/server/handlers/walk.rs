@@ -61,7 +61,7 @@ pub fn walkgetattr(
 }
 
 fn check(
-    s: &Session<'_>,
+    s: &mut Session<'_>,
     fid: Fid,
     newfid: Fid,
     names: List<'_, Str<'_>>,
@@ -80,6 +80,7 @@ fn check(
         return Err(Errno::MSGSIZE);
     }
     s.fids.reserve(s.link.id, newfid)?;
+    s.cost += 2 * names.len();
     Ok(state.node())
 }
 

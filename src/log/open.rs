@@ -1,0 +1,276 @@
+//! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use rustix::fd::{OwnedFd, RawFd};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
+
+use super::{Format, Level, Log, Target};
+use crate::cli::{Contract, Options};
+use crate::clock::Civil;
+use crate::errno::Text;
+use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
+use crate::sandbox::descriptors::{adopt, move_up, standard_error};
+use crate::sys::raw::wall_clock;
+
+/// Descriptors of the logs, each with the fixed number that it is to be moved to.
+pub type Placed = Vec<(OwnedFd, RawFd)>;
+
+/// Opens the logs and tells `log` of them. Error: the text of what the original says.
+pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
+    log.debug = options.flag("debug") || options.flag("log-packets");
+    let least = if log.debug { Level::Debug } else { Level::Info };
+    let mut placed = Placed::new();
+    let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
+    match options.contract() {
+        Contract::S => {
+            let fd = match (named_log(options)?, options.number("debug-log-fd") >= 0) {
+                (Some(fd), _) => fd,
+                (None, _) => standard_error().map_err(|errno| cannot(b"standard error", errno))?,
+            };
+            add(
+                log,
+                &mut placed,
+                fd,
+                LOG_FD,
+                format_of(options.text("log-format"))?,
+                least,
+            );
+            if options.number("debug-log-fd") >= 0 {
+                return Err(
+                    "flag --debug-log-fd should only be passed to 'boot' command, \
+                     but was passed to \"gofer\""
+                        .into(),
+                );
+            }
+            if !options.text("debug-log").is_empty() {
+                add(
+                    log,
+                    &mut placed,
+                    open_debug_log(options, log.offset, "")?,
+                    DEBUG_LOG_FD,
+                    debug_format(options)?,
+                    least,
+                );
+            }
+        }
+        Contract::L => {
+            // What the runtime reads: why it failed, as one JSON object, and nothing else.
+            if let Some(fd) = named_log(options)? {
+                add(log, &mut placed, fd, LOG_FD, Format::Json, Level::Fatal);
+            }
+            if options.number("debug-log-fd") >= 0 {
+                let fd = adopt_log(options.number("debug-log-fd"))?;
+                let copy = move_up_copy(&fd)?;
+                add(
+                    log,
+                    &mut placed,
+                    fd,
+                    DEBUG_LOG_FD,
+                    debug_format(options)?,
+                    least,
+                );
+                // What else is written to standard error goes there too.
+                placed.push((copy, 2));
+            } else if !options.text("debug-log").is_empty() {
+                add(
+                    log,
+                    &mut placed,
+                    open_debug_log(options, log.offset, ".txt")?,
+                    DEBUG_LOG_FD,
+                    debug_format(options)?,
+                    least,
+                );
+            }
+            if options.flag("alsologtostderr") {
+                let fd = standard_error().map_err(|errno| cannot(b"standard error", errno))?;
+                add(
+                    log,
+                    &mut placed,
+                    fd,
+                    STDERR_LOG_FD,
+                    debug_format(options)?,
+                    least,
+                );
+            }
+        }
+    }
+    Ok(placed)
+}
+
+fn add(
+    log: &mut Log,
+    placed: &mut Placed,
+    fd: OwnedFd,
+    number: RawFd,
+    format: Format,
+    least: Level,
+) {
+    if let Some(place) = log.targets.iter_mut().find(|place| place.is_none()) {
+        *place = Some(Target {
+            fd: number,
+            format,
+            least,
+        });
+        placed.push((fd, number));
+    }
+}
+
+fn cannot(name: &[u8], errno: Errno) -> String {
+    format!(
+        "error opening log file \"{}\": {}",
+        name.escape_ascii(),
+        Text(errno)
+    )
+}
+
+fn format_of(name: &[u8]) -> Result<Format, String> {
+    Format::parse(name).ok_or_else(|| {
+        let name = name.escape_ascii();
+        format!("invalid log format \"{name}\", must be 'text', 'json', or 'json-k8s'")
+    })
+}
+
+/// `--log-fd`, or else `--log`.
+fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, String> {
+    if options.number("log-fd") >= 0 {
+        return adopt_log(options.number("log-fd")).map(Some);
+    }
+    if options.text("log").is_empty() {
+        return Ok(None);
+    }
+    let opened = append(options.text("log"), 0o644);
+    opened
+        .map(Some)
+        .map_err(|errno| cannot(options.text("log"), errno))
+}
+
+fn adopt_log(number: i64) -> Result<OwnedFd, String> {
+    let fd = RawFd::try_from(number)
+        .map_err(|_| Errno::BADF)
+        .and_then(adopt);
+    fd.map_err(|errno| format!("error opening log: FD {number}: {}", Text(errno)))
+}
+
+fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, String> {
+    rustix::io::fcntl_dupfd_cloexec(fd, crate::limits::FIRST_FREE_FD)
+        .map_err(|errno| cannot(b"standard error", errno))
+}
+
+fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
+    move_up(openat(
+        CWD,
+        path.as_c_str(),
+        flags,
+        Mode::from_raw_mode(mode),
+    )?)
+}
+
+fn open_debug_log(
+    options: &Options<'_>,
+    offset: crate::clock::Offset,
+    suffix: &str,
+) -> Result<OwnedFd, String> {
+    let path = debug_log_path(
+        options.text("debug-log"),
+        Civil::of(wall_clock(), offset),
+        suffix,
+    );
+    make_parents(&path)
+        .and_then(|()| append(&path, 0o664))
+        .map_err(|errno| {
+            let name = options.text("debug-log").escape_ascii();
+            format!(
+                "error opening debug log file in \"{name}\": {}",
+                Text(errno)
+            )
+        })
+}
+
+/// The pattern with its placeholders replaced; one that ends in `/` is a directory.
+fn debug_log_path(pattern: &[u8], now: Civil, suffix: &str) -> Vec<u8> {
+    let mut pattern = pattern.to_vec();
+    if pattern.ends_with(b"/") {
+        pattern.extend_from_slice(b"runsc.log.%TIMESTAMP%.%COMMAND%");
+        pattern.extend_from_slice(suffix.as_bytes());
+    }
+    let mut stamp = String::new();
+    let Civil {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        ..
+    } = now;
+    let micros = now.nanosecond / 1_000;
+    let _never = write!(
+        stamp,
+        "{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}.{micros:06}"
+    );
+    let pattern = replaced(&pattern, b"%TIMESTAMP%", stamp.as_bytes());
+    replaced(&pattern, b"%COMMAND%", b"gofer")
+}
+
+fn replaced(text: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut rest = text;
+    while let [first, behind @ ..] = rest {
+        match rest.strip_prefix(what) {
+            Some(after) => {
+                whole.extend_from_slice(with);
+                rest = after;
+            }
+            None => {
+                whole.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    whole
+}
+
+fn make_parents(path: &[u8]) -> Result<(), Errno> {
+    for at in path
+        .iter()
+        .enumerate()
+        .filter(|&(at, &byte)| byte == b'/' && at > 0)
+        .map(|(at, _)| at)
+    {
+        let parent = CString::new(path.get(..at).unwrap_or_default()).map_err(|_| Errno::INVAL)?;
+        match mkdirat(CWD, parent.as_c_str(), Mode::from_raw_mode(0o775)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(pattern: &str, suffix: &str) -> String {
+        let now = Civil::of((1_543_399_200, 5_000), crate::clock::Offset(3_600));
+        String::from_utf8(debug_log_path(pattern.as_bytes(), now, suffix)).unwrap()
+    }
+
+    #[test]
+    fn debug_log_patterns_are_filled_in() {
+        assert_eq!(path("/l/", ""), "/l/runsc.log.20181128-110000.000005.gofer");
+        assert_eq!(
+            path("/l/", ".txt"),
+            "/l/runsc.log.20181128-110000.000005.gofer.txt"
+        );
+        assert_eq!(path("/l/%COMMAND%.%COMMAND%%", ".txt"), "/l/gofer.gofer%");
+        assert_eq!(path("plain", ".txt"), "plain");
+    }
+}

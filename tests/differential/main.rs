@@ -16,6 +16,7 @@
 )]
 
 mod compare;
+mod found;
 #[path = "../client/harness.rs"]
 mod harness;
 mod model;
@@ -26,9 +27,10 @@ mod world;
 
 use nix::sys::stat::{Mode, umask};
 use ops::{Random, Step};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
-use world::World;
+use world::{Tally, World};
 
 const SEEDS: [u64; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 const STEPS: usize = 20_000;
@@ -58,7 +60,7 @@ struct Difference {
 }
 
 /// Steps of a seed on a new world.
-fn run(seed: u64, count: usize) -> Result<usize, Difference> {
+fn run(seed: u64, count: usize) -> Result<Tally, Difference> {
     let mut random = Random::new(seed);
     let mut world = World::new(is_read_only(seed));
     let mut steps = Vec::new();
@@ -79,16 +81,17 @@ fn run(seed: u64, count: usize) -> Result<usize, Difference> {
             return Err(Difference { steps, why });
         }
     }
-    let entries = world.compare();
-    match entries.and_then(|entries| world.finish().map(|()| entries)) {
-        Ok(entries) => Ok(entries),
+    let tally = std::mem::take(&mut world.tally);
+    match world.finish() {
+        Ok(()) => Ok(tally),
         Err(why) => Err(Difference { steps, why }),
     }
 }
 
 /// These steps on a new world, the trees compared behind the last. `Some`: why they differ.
-fn replay(read_only: bool, steps: &[Step]) -> Option<String> {
-    let mut world = World::new(read_only);
+fn replay(world: World, steps: &[Step]) -> Option<String> {
+    let mut world = world;
+    world.hurry();
     for step in steps {
         if let Err(why) = world.step(step) {
             return Some(why);
@@ -99,7 +102,7 @@ fn replay(read_only: bool, steps: &[Step]) -> Option<String> {
 
 /// Leaves out steps as long as a difference remains.
 fn shrink(read_only: bool, mut steps: Vec<Step>) -> (Vec<Step>, Option<String>) {
-    let mut why = replay(read_only, &steps);
+    let mut why = replay(World::new(read_only), &steps);
     let mut chunk = steps.len().div_ceil(2);
     while chunk > 0 && why.is_some() {
         let mut at = 0;
@@ -107,7 +110,7 @@ fn shrink(read_only: bool, mut steps: Vec<Step>) -> (Vec<Step>, Option<String>) 
         while at < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + chunk).min(fewer.len()));
-            match replay(read_only, &fewer) {
+            match replay(World::new(read_only), &fewer) {
                 None => at += chunk,
                 differs => {
                     (steps, why) = (fewer, differs);
@@ -120,17 +123,14 @@ fn shrink(read_only: bool, mut steps: Vec<Step>) -> (Vec<Step>, Option<String>) 
     (steps, why)
 }
 
-fn play(seed: u64, steps: usize) {
+/// Plays a seed; how often each kind of step was done, or refused so.
+fn play(seed: u64, steps: usize) -> Tally {
     umask(Mode::empty()); // as the program's
     say(&format!(
         "differential: GOFER_SEED={seed} GOFER_STEPS={steps}"
     ));
     let difference = match run(seed, steps) {
-        Ok(entries) => {
-            return say(&format!(
-                "differential: seed {seed} ends with {entries} entries"
-            ));
-        }
+        Ok(tally) => return tally,
         Err(difference) => difference,
     };
     let (count, first) = (difference.steps.len(), difference.why);
@@ -147,23 +147,60 @@ fn play(seed: u64, steps: usize) {
 }
 
 #[test]
+fn what_was_found_is_mended_or_still_shows() {
+    umask(Mode::empty());
+    for found in found::FOUND {
+        let mut world = World::new(false);
+        for model in &mut world.models {
+            model.strict = true;
+        }
+        let differs = replay(world, &(found.steps)());
+        match (found.open, differs) {
+            (None, None) => {}
+            (Some(fault), Some(why)) => say(&format!("differential: still open: {fault:?}: {why}")),
+            (None, Some(why)) => panic!("{}: {why}", found.name),
+            (Some(fault), None) => panic!("{}: {fault:?} is mended", found.name),
+        }
+    }
+}
+
+#[test]
 fn fixed_seeds_do_on_the_tree_what_they_do_on_its_twin() {
     if number("GOFER_SEED").is_some() {
         return; // the other test repeats it
     }
     let steps = number("GOFER_STEPS").map_or(STEPS, |steps| steps as usize);
+    let mut all = Tally::new();
     for seed in SEEDS {
-        play(seed, steps.div_ceil(SEEDS.len() + 1));
+        for (outcome, count) in play(seed, steps.div_ceil(SEEDS.len() + 1)) {
+            *all.entry(outcome).or_default() += count;
+        }
+    }
+    let kinds = all.keys().map(|(kind, _)| kind.as_str());
+    let kinds: BTreeSet<_> = kinds.collect();
+    say(&format!(
+        "differential: {} kinds of steps, {} outcomes",
+        kinds.len(),
+        all.len()
+    ));
+    if steps >= STEPS {
+        assert_eq!(kinds.len(), 24, "{kinds:?}");
+        // Not all of them in vain.
+        for kind in kinds.iter().filter(|kind| **kind != "Attach") {
+            let done = all.get(&((*kind).into(), "done".into()));
+            assert!(done.is_some_and(|done| *done >= 20), "{kind}: {all:?}");
+        }
     }
 }
 
 #[test]
 fn a_random_or_chosen_seed_does_on_the_tree_what_it_does_on_its_twin() {
-    let steps = number("GOFER_STEPS").map(|steps| steps as usize);
+    let steps = number("GOFER_STEPS").map_or(STEPS, |steps| steps as usize);
     if let Some(seed) = number("GOFER_SEED") {
-        return play(seed, steps.unwrap_or(STEPS));
+        play(seed, steps);
+        return;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = now.as_nanos() as u64 % 1_000_000_000;
-    play(seed, steps.unwrap_or(STEPS).div_ceil(SEEDS.len() + 1));
+    play(seed, steps.div_ceil(SEEDS.len() + 1));
 }

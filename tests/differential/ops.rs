@@ -182,7 +182,7 @@ impl Random {
 
 /// The attach roots' fid, which no step gives away: there is no second attach.
 pub const ROOT: u32 = 1;
-const FIDS: u32 = 14;
+const FIDS: u32 = 24;
 /// The directory that the second connection serves.
 pub const SHARED: &str = "sub";
 
@@ -200,12 +200,11 @@ struct Chooser<'a> {
 impl Chooser<'_> {
     /// Any fid, mostly a known one.
     fn fid(&mut self) -> u32 {
-        let wanted = |_: Kind, _: bool| true;
-        self.fid_where(wanted)
+        self.fid_where(|_, _| true)
     }
 
-    /// A fid, mostly one for which `wanted` holds of kind and opened.
-    fn fid_where(&mut self, wanted: impl Fn(Kind, bool) -> bool) -> u32 {
+    /// A fid, mostly one for which `wanted` holds of its kind and, where it is open, the access mode.
+    fn fid_where(&mut self, wanted: impl Fn(Kind, Option<u32>) -> bool) -> u32 {
         if self.random.once_in(12) {
             return self.random.of(&[0, 3, 7, FIDS, NOFID]);
         }
@@ -213,7 +212,10 @@ impl Chooser<'_> {
             .model
             .fids
             .iter()
-            .filter(|(_, state)| wanted(state.node.kind, state.open.is_some()))
+            .filter(|(_, state)| {
+                let mode = state.open.as_ref().map(|open| open.mode);
+                wanted(state.node.kind, mode)
+            })
             .map(|(fid, _)| *fid)
             .collect();
         if known.is_empty() || self.random.once_in(12) {
@@ -224,20 +226,27 @@ impl Chooser<'_> {
     }
 
     fn dir(&mut self) -> u32 {
-        self.fid_where(|kind, opened| kind == Kind::Directory && !opened)
+        self.fid_where(|kind, mode| kind == Kind::Directory && mode.is_none())
     }
 
-    fn opened(&mut self) -> u32 {
-        self.fid_where(|kind, opened| kind == Kind::Regular && opened)
+    /// An open file, mostly not with access mode `but`.
+    fn opened(&mut self, but: u32) -> u32 {
+        self.fid_where(|kind, mode| kind == Kind::Regular && mode.is_some_and(|mode| mode != but))
     }
 
     fn file(&mut self) -> u32 {
         self.fid_where(|kind, _| kind != Kind::Directory)
     }
 
-    /// A fid number that may be given away.
+    /// A fid number that may be given away, mostly a free one.
     fn newfid(&mut self) -> u32 {
-        2 + self.random.below(FIDS as usize - 2) as u32
+        let number = ROOT + 1 + self.random.below(FIDS as usize - 2) as u32;
+        let known = self.model.fids.contains_key(&number);
+        if known && !self.random.once_in(4) {
+            ROOT + 1 + self.random.below(FIDS as usize - 2) as u32
+        } else {
+            number
+        }
     }
 
     fn spare(&mut self, fid: u32) -> u32 {
@@ -252,7 +261,7 @@ impl Chooser<'_> {
             1 => &[b'x'; 256],
             2 => &[b'x'; 255],
             3..=10 => SHARED.as_bytes(),
-            _ => self.random.of(&[&b"a"[..], b"b", b"c", b"d"]),
+            _ => self.random.of(&[&b"a"[..], b"b", b"c", b"d", b"e"]),
         };
         Name(name.to_vec())
     }
@@ -386,14 +395,19 @@ impl Chooser<'_> {
                     fid: self.spare(fid),
                 }
             }
-            24..=27 => {
+            24..=26 => {
                 let fid = self.file();
                 Op::Remove {
                     fid: self.spare(fid),
                 }
             }
-            28..=33 => Op::Open {
-                fid: self.fid_where(|kind, opened| kind != Kind::Symlink && !opened),
+            27..=33 => Op::Open {
+                // The root's fid, once open, would be of no more use.
+                fid: match self.random.below(4) {
+                    0 => self.fid_where(|kind, mode| kind == Kind::Directory && mode.is_none()),
+                    _ => self.fid_where(|kind, mode| kind == Kind::Regular && mode.is_none()),
+                }
+                .max(ROOT + 1),
                 flags: if self.random.once_in(3) {
                     0
                 } else {
@@ -467,9 +481,9 @@ impl Chooser<'_> {
                 name: self.name(),
                 flags: self.random.of(&[0, 0, 0, 0x200, 0x200, 0x201, 1, 0x100]),
             },
-            73..=80 => self.setattr(),
-            81 => Op::Allocate {
-                fid: self.opened(),
+            73..=79 => self.setattr(),
+            80..=81 => Op::Allocate {
+                fid: self.opened(0),
                 mode: self.random.of(&[0, 0, 0, 1, 3, 0x40]),
                 offset: self.offset(),
                 length: match self.random.below(8) {
@@ -478,24 +492,24 @@ impl Chooser<'_> {
                 },
             },
             82..=83 => Op::Read {
-                fid: self.opened(),
+                fid: self.opened(1),
                 offset: self.offset(),
                 count: self
                     .random
                     .of(&[0, 1, 512, 8192, 8192, 1 << 20, (1 << 20) + 1]),
             },
             84..=86 => Op::Write {
-                fid: self.opened(),
+                fid: self.opened(0),
                 offset: self.offset(),
                 length: self.random.below(6_000),
                 byte: self.random.next() as u8,
             },
             87 => Op::List {
-                fid: self.fid_where(|kind, opened| kind == Kind::Directory && opened),
+                fid: self.fid_where(|kind, mode| kind == Kind::Directory && mode.is_some()),
                 count: self.count(),
             },
             88..=90 => Op::ListOn {
-                fid: self.fid_where(|kind, opened| kind == Kind::Directory && opened),
+                fid: self.fid_where(|kind, mode| kind == Kind::Directory && mode.is_some()),
                 count: self.count(),
             },
             91..=92 => Op::Readlink {
@@ -506,7 +520,9 @@ impl Chooser<'_> {
                 mask: self.random.next(),
             },
             97 => Op::Statfs { fid: self.fid() },
-            98 if self.random.once_in(8) => Op::Fsync { fid: self.fid() },
+            98 if self.random.once_in(3) => Op::Fsync {
+                fid: self.opened(9),
+            },
             _ => Op::Idle {
                 fid: self.fid(),
                 which: self.random.below(4) as u8,

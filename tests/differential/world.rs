@@ -14,12 +14,16 @@ use std::path::PathBuf;
 /// Why a step differs.
 type Same<T = ()> = Result<T, String>;
 
+/// How often a kind of step was done, or refused with an errno.
+pub type Tally = BTreeMap<(String, String), usize>;
+
 pub struct World {
     pub clients: Vec<Client>,
     pub models: Vec<Model>,
     gofer: Gofer,
     tree: Tree,
     twin: PathBuf,
+    pub tally: Tally,
 }
 
 impl World {
@@ -50,6 +54,18 @@ impl World {
             gofer,
             tree,
             twin,
+            tally: Tally::new(),
+        }
+    }
+
+    /// A hang shows sooner: for the many runs that look for the fewest steps.
+    pub fn hurry(&self) {
+        for client in &self.clients {
+            let patience = Some(std::time::Duration::from_secs(2));
+            client
+                .socket
+                .set_read_timeout(patience)
+                .expect("a socket of ours");
         }
     }
 
@@ -73,7 +89,20 @@ impl World {
     pub fn step(&mut self, step: &Step) -> Same {
         let client = &mut self.clients[step.connection];
         let model = &mut self.models[step.connection];
-        Pair { client, model }.step(&step.op)?;
+        if model.is_left_out(&step.op) {
+            return Ok(());
+        }
+        let mut pair = Pair {
+            client,
+            model,
+            refusal: None,
+        };
+        pair.step(&step.op)?;
+        let refusal = pair.refusal;
+        let kind = format!("{:?}", step.op);
+        let kind = kind.split_whitespace().next().unwrap_or_default();
+        let outcome = refusal.map_or("done".into(), |errno| format!("{errno:?}"));
+        *self.tally.entry((kind.into(), outcome)).or_default() += 1;
         model.check()
     }
 }
@@ -82,16 +111,22 @@ impl World {
 struct Pair<'a> {
     client: &'a mut Client,
     model: &'a mut Model,
+    /// What both sides answered if they refused.
+    refusal: Option<Errno>,
 }
 
 /// Both succeeded, or both failed the same way.
 fn both<T: std::fmt::Debug, U: std::fmt::Debug>(
+    refusal: &mut Option<Errno>,
     got: Answer<T>,
     want: Outcome<U>,
 ) -> Same<Option<(T, U)>> {
     match (got, want) {
         (Ok(got), Ok(want)) => Ok(Some((got, want))),
-        (Err(Fault::Errno(got)), Err(want)) if got == want => Ok(None),
+        (Err(Fault::Errno(got)), Err(want)) if got == want => {
+            *refusal = Some(want);
+            Ok(None)
+        }
         (Err(Fault::Errno(got)), Err(want)) => Err(format!("{got:?}, model {want:?}")),
         (Err(got), _) => Err(format!("{got}, model success")),
         (Ok(got), Err(want)) => Err(format!("{got:?}, model {want:?}")),
@@ -133,7 +168,7 @@ impl Pair<'_> {
         match op {
             Op::Attach { afid } => {
                 let got = self.client.attach(2, *afid, b"", b"/", NOID);
-                both(got, self.model.attach(*afid))?;
+                both(&mut self.refusal, got, self.model.attach(*afid))?;
             }
             Op::Walk {
                 fid,
@@ -142,14 +177,24 @@ impl Pair<'_> {
                 getattr,
             } => self.walk(*fid, *newfid, names, *getattr)?,
             Op::Clunk { fid } => {
-                both(self.client.clunk(*fid), self.model.clunk(*fid))?;
+                both(
+                    &mut self.refusal,
+                    self.client.clunk(*fid),
+                    self.model.clunk(*fid),
+                )?;
             }
             Op::Remove { fid } => {
-                both(self.client.remove(*fid), self.model.remove(*fid))?;
+                both(
+                    &mut self.refusal,
+                    self.client.remove(*fid),
+                    self.model.remove(*fid),
+                )?;
             }
             Op::Open { fid, flags } => {
                 let got = self.client.lopen(*fid, *flags);
-                if let Some((got, ())) = both(got, self.model.open(*fid, *flags))? {
+                if let Some((got, ())) =
+                    both(&mut self.refusal, got, self.model.open(*fid, *flags))?
+                {
                     self.opened(*fid, got)?;
                 }
             }
@@ -168,7 +213,7 @@ impl Pair<'_> {
                 };
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.create(*fid, name, *flags, *perm, owner);
-                if let Some((got, ())) = both(got, want)? {
+                if let Some((got, ())) = both(&mut self.refusal, got, want)? {
                     self.opened(*fid, got)?;
                 }
             }
@@ -186,7 +231,7 @@ impl Pair<'_> {
                 };
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.mkdir(*dfid, name, *perm, owner);
-                if let Some((got, ())) = both(got, want)? {
+                if let Some((got, ())) = both(&mut self.refusal, got, want)? {
                     kind_of(&got.qid, Kind::Directory)?;
                 }
             }
@@ -204,7 +249,7 @@ impl Pair<'_> {
                 };
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.symlink(*dfid, name, &target.0, owner);
-                if let Some((got, ())) = both(got, want)? {
+                if let Some((got, ())) = both(&mut self.refusal, got, want)? {
                     kind_of(&got.qid, Kind::Symlink)?;
                 }
             }
@@ -222,17 +267,17 @@ impl Pair<'_> {
                 };
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.mknod(*dfid, name, *mode, owner);
-                if let Some((got, ())) = both(got, want)? {
+                if let Some((got, ())) = both(&mut self.refusal, got, want)? {
                     kind_of(&got.qid, Kind::Regular)?;
                 }
             }
             Op::Link { dfid, fid, name } => {
                 let got = self.client.link(*dfid, *fid, &name.0);
-                both(got, self.model.link(*dfid, *fid, name))?;
+                both(&mut self.refusal, got, self.model.link(*dfid, *fid, name))?;
             }
             Op::Rename { fid, dfid, name } => {
                 let got = self.client.rename(*fid, *dfid, &name.0);
-                both(got, self.model.rename(*fid, *dfid, name))?;
+                both(&mut self.refusal, got, self.model.rename(*fid, *dfid, name))?;
             }
             Op::Renameat {
                 olddirfid,
@@ -242,15 +287,27 @@ impl Pair<'_> {
             } => {
                 let (old, new) = (*olddirfid, *newdirfid);
                 let got = self.client.renameat(old, &oldname.0, new, &newname.0);
-                both(got, self.model.renameat((old, oldname), (new, newname)))?;
+                both(
+                    &mut self.refusal,
+                    got,
+                    self.model.renameat((old, oldname), (new, newname)),
+                )?;
             }
             Op::Unlinkat { dfid, name, flags } => {
                 let got = self.client.unlinkat(*dfid, &name.0, *flags);
-                both(got, self.model.unlinkat(*dfid, name, *flags))?;
+                both(
+                    &mut self.refusal,
+                    got,
+                    self.model.unlinkat(*dfid, name, *flags),
+                )?;
             }
             Op::Setattr { fid, valid, attr } => {
                 let got = self.client.setattr(*fid, *valid, attr);
-                both(got, self.model.setattr(*fid, *valid, attr))?;
+                both(
+                    &mut self.refusal,
+                    got,
+                    self.model.setattr(*fid, *valid, attr),
+                )?;
                 self.getattr(*fid)?;
             }
             Op::Allocate {
@@ -261,12 +318,12 @@ impl Pair<'_> {
             } => {
                 let got = self.client.allocate(*fid, *mode, *offset, *length);
                 let want = self.model.allocate(*fid, *mode, *offset, *length);
-                both(got, want)?;
+                both(&mut self.refusal, got, want)?;
             }
             Op::Read { fid, offset, count } => {
                 let got = self.client.read(*fid, *offset, *count);
                 let want = self.model.read(*fid, *offset, *count);
-                if let Some((got, want)) = both(got, want)? {
+                if let Some((got, want)) = both(&mut self.refusal, got, want)? {
                     let got = got.data.0;
                     equal("bytes", got.len(), want.len())?;
                     equal("the bytes read are equal", got == want, true)?;
@@ -280,7 +337,11 @@ impl Pair<'_> {
             } => {
                 let data = vec![*byte; *length];
                 let got = self.client.write(*fid, *offset, Data(&data));
-                if let Some((got, want)) = both(got, self.model.write(*fid, *offset, &data))? {
+                if let Some((got, want)) = both(
+                    &mut self.refusal,
+                    got,
+                    self.model.write(*fid, *offset, &data),
+                )? {
                     equal("count", got.count, want)?;
                 }
             }
@@ -288,22 +349,23 @@ impl Pair<'_> {
             Op::ListOn { fid, count } => self.list_on(*fid, *count)?,
             Op::Readlink { fid } => {
                 let got = self.client.readlink(*fid);
-                if let Some((got, want)) = both(got, self.model.readlink(*fid))? {
+                if let Some((got, want)) = both(&mut self.refusal, got, self.model.readlink(*fid))?
+                {
                     equal("target", got.target, want)?;
                 }
             }
             Op::Getattr { fid, mask } => {
                 let got = self.client.getattr(*fid, *mask);
-                if let Some((got, want)) = both(got, self.model.stat(*fid))? {
+                if let Some((got, want)) = both(&mut self.refusal, got, self.model.stat(*fid))? {
                     qid_of(&got.qid, self.node(*fid))?;
                     compare::attributes(got.valid, &got.attr, &want)?;
                 }
             }
             Op::Statfs { fid } => {
                 let got = self.client.statfs(*fid);
-                if let Some((got, want)) = both(got, self.model.statfs(*fid))? {
-                    equal("type", i64::from(got.kind), want.filesystem_type().0 as i64)?;
-                    equal("bsize", i64::from(got.bsize), want.block_size() as i64)?;
+                if let Some((got, want)) = both(&mut self.refusal, got, self.model.statfs(*fid))? {
+                    equal("type", i64::from(got.kind), want.filesystem_type().0)?;
+                    equal("bsize", i64::from(got.bsize), want.block_size())?;
                     equal("blocks", got.blocks, want.blocks())?;
                     equal("files", got.files, want.files())?;
                     equal("fsid", got.fsid, 0)?;
@@ -311,23 +373,35 @@ impl Pair<'_> {
                 }
             }
             Op::Fsync { fid } => {
-                both(self.client.fsync(*fid, 0), self.model.fsync(*fid))?;
+                both(
+                    &mut self.refusal,
+                    self.client.fsync(*fid, 0),
+                    self.model.fsync(*fid),
+                )?;
             }
             Op::Idle { fid, which } => {
                 let known = self.model.get(*fid).map(drop);
                 match which {
-                    0 => both(self.client.flushf(*fid), known).map(drop)?,
+                    0 => both(&mut self.refusal, self.client.flushf(*fid), known).map(drop)?,
                     1 => {
                         let want = known.and(Err::<(), _>(Errno::EINVAL));
-                        both(self.client.lconnect(*fid, 0), want)?;
+                        both(&mut self.refusal, self.client.lconnect(*fid, 0), want)?;
                     }
                     2 => {
                         let want = known.and(Err::<(), _>(Errno::ENODATA));
-                        both(self.client.xattrwalk(*fid, 2, b"user.a"), want)?;
+                        both(
+                            &mut self.refusal,
+                            self.client.xattrwalk(*fid, 2, b"user.a"),
+                            want,
+                        )?;
                     }
                     _ => {
                         let want = known.and(Err::<(), _>(Errno::ENOSYS));
-                        both(self.client.xattrcreate(*fid, b"user.a", 1, 0), want)?;
+                        both(
+                            &mut self.refusal,
+                            self.client.xattrcreate(*fid, b"user.a", 1, 0),
+                            want,
+                        )?;
                     }
                 }
             }
@@ -346,7 +420,9 @@ impl Pair<'_> {
             let got = self.client.walk(fid, newfid, &parts);
             (got.map(|got| got.qids), None)
         };
-        let Some((qids, kinds)) = both(got, self.model.walk(fid, newfid, names))? else {
+        let Some((qids, kinds)) =
+            both(&mut self.refusal, got, self.model.walk(fid, newfid, names))?
+        else {
             return Ok(());
         };
         equal("qids", qids.len(), kinds.len())?;
@@ -401,7 +477,7 @@ impl Pair<'_> {
         {
             return Ok(());
         }
-        let Some((got, want)) = both(got, want)? else {
+        let Some((got, want)) = both(&mut self.refusal, got, want)? else {
             return Ok(());
         };
         let kinds: BTreeMap<_, _> = want
@@ -432,7 +508,7 @@ impl Pair<'_> {
         {
             return Ok(());
         }
-        let Some((got, now)) = both(got, want)? else {
+        let Some((got, now)) = both(&mut self.refusal, got, want)? else {
             return Ok(());
         };
         let state = self.model.fids.get_mut(&fid).expect("a fid of the model");

@@ -68,8 +68,6 @@ pub struct Node {
     pub inode: u64,
     /// qid.path that the server gave it.
     pub qid_path: Cell<Option<u64>>,
-    /// Known by its creation alone.
-    created: Cell<bool>,
 }
 
 impl Node {
@@ -165,7 +163,6 @@ impl Model {
             fd,
             inode: stat.st_ino,
             qid_path: Cell::new(None),
-            created: Cell::new(false),
         });
         let mut model = Model {
             read_only,
@@ -293,7 +290,6 @@ impl Model {
         if let Some(known) = self.child(parent, name)
             && known.inode == stat.st_ino
         {
-            known.created.set(false);
             return Ok(known);
         }
         let id = self.next_id;
@@ -308,7 +304,6 @@ impl Model {
             fd,
             inode: stat.st_ino,
             qid_path: Cell::new(None),
-            created: Cell::new(false),
         });
         self.put_in(&node);
         Ok(node)
@@ -417,7 +412,6 @@ impl Model {
         let fd = openat(&parent.fd, name, flags, mode_of(perm))?;
         Model::own(&fd, uid, gid)?;
         let node = self.step(&parent, name)?;
-        node.created.set(true);
         let file = File::from(fd);
         self.bind(fid, node, Some(Open { file, mode }));
         Ok(())
@@ -517,12 +511,6 @@ impl Model {
                 Kind::Symlink => Err(Errno::EBADF),
                 Kind::Directory => Err(Errno::EINVAL),
                 _ if i64::try_from(attr.size).is_err() => Err(Errno::EINVAL),
-                _ if self.leaves_out(Fault::SizeOfCreated)
-                    && node.created.get()
-                    && state.open.as_ref().is_some_and(|open| open.mode % 3 == 0) =>
-                {
-                    Err(Errno::EBADF)
-                }
                 _ => nix::unistd::truncate(node.link().as_str(), attr.size.cast_signed()),
             });
         }
@@ -666,12 +654,6 @@ impl Model {
         };
         let same = at(from, old).is_ok_and(|old| at(to, new) == Ok(old));
         renameat(&from.fd, old, &to.fd, new)?;
-        let same = if self.leaves_out(Fault::RenameOverLink) {
-            let over = self.child(to, new);
-            over.is_some_and(|over| at(to, new) == Ok(over.inode))
-        } else {
-            same
-        };
         if same {
             return Ok(()); // two links of one file: rename(2) does nothing
         }

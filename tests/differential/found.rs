@@ -10,6 +10,9 @@ pub enum Fault {
     /// A rename of what stands in the place of a directory that another connection has moved, into that
     /// directory: its node lies in itself, and the next look for deleted ones above it never ends.
     NodeInItself,
+    /// A rename to another link of the same file does nothing, which is told by what the nodes of the old
+    /// and the new name were made for; where another connection has changed either, that is wrong.
+    RenameOverLink,
 }
 
 impl Fault {
@@ -99,6 +102,57 @@ pub const FOUND: &[Found] = &[
                 shared(walk(ROOT, 2, &["e"])),
                 shared(link(ROOT, 2, "f")),
                 root(rename(3, 2, "f")),
+                root(Op::Remove { fid: 3 }),
+            ]
+        },
+    },
+    Found {
+        open: Some(Fault::RenameOverLink),
+        name: "rename to a name that another connection has removed",
+        steps: || {
+            vec![
+                shared(mkfile(ROOT, "e")),
+                shared(walk(ROOT, 2, &["e"])),
+                shared(link(ROOT, 2, "d")),
+                shared(link(ROOT, 2, "f")),
+                shared(walk(ROOT, 3, &["f"])),
+                root(walk(ROOT, 2, &[SHARED])),
+                root(unlink(2, "f")),
+                shared(renameat(ROOT, "d", ROOT, "f")),
+                shared(Op::Remove { fid: 3 }),
+            ]
+        },
+    },
+    Found {
+        open: Some(Fault::RenameOverLink),
+        name: "rename over a link that another connection put there, where no fid is on the old name",
+        steps: || {
+            vec![
+                root(walk(ROOT, 2, &[SHARED])),
+                root(mkfile(2, "e")),
+                root(mkfile(2, "f")),
+                root(walk(2, 3, &["f"])),
+                shared(unlink(ROOT, "f")),
+                shared(walk(ROOT, 2, &["e"])),
+                shared(link(ROOT, 2, "f")),
+                root(renameat(2, "e", 2, "f")),
+                root(Op::Remove { fid: 3 }),
+            ]
+        },
+    },
+    Found {
+        open: Some(Fault::RenameOverLink),
+        name: "rename of what another connection put in its place, over a link of it",
+        steps: || {
+            vec![
+                root(walk(ROOT, 2, &[SHARED])),
+                root(mkfile(2, "e")),
+                root(walk(2, 3, &["e"])),
+                shared(unlink(ROOT, "e")),
+                shared(mkfile(ROOT, "e")),
+                shared(walk(ROOT, 2, &["e"])),
+                shared(link(ROOT, 2, "f")),
+                root(renameat(2, "e", 2, "f")),
                 root(Op::Remove { fid: 3 }),
             ]
         },

@@ -5,7 +5,7 @@ use crate::found::Fault;
 use crate::ops::{Name, Op};
 use crate::p9::{NOID, SetAttr};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
     mknodat, utimensat,
@@ -194,33 +194,52 @@ impl Model {
         !self.strict && fault.is_open()
     }
 
-    /// Whether a step would show [`Fault::NodeInItself`]: not to be done then.
+    /// Whether a step would show a fault that is still open: not to be done then.
     pub fn is_left_out(&self, op: &Op) -> bool {
-        let (from, old, to) = match op {
-            Op::Rename { fid, dfid, .. } => {
+        match op {
+            Op::Rename { fid, dfid, name } => {
                 let (Ok(state), Ok(to)) = (self.get(*fid), self.get(*dfid)) else {
                     return false;
                 };
                 let Some(from) = state.node.parent.borrow().clone() else {
                     return false;
                 };
-                (from, state.node.name.borrow().clone(), to)
+                let old = state.node.name.borrow();
+                self.is_rename_left_out((&from, &old), (&to.node, &name.0))
             }
             Op::Renameat {
                 olddirfid,
                 oldname,
                 newdirfid,
-                ..
+                newname,
             } => {
                 let (Ok(from), Ok(to)) = (self.get(*olddirfid), self.get(*newdirfid)) else {
                     return false;
                 };
-                (from.node.clone(), oldname.0.clone(), to)
+                self.is_rename_left_out((&from.node, &oldname.0), (&to.node, &newname.0))
             }
-            _ => return false,
-        };
-        let moved = self.child(&from, &old);
-        self.leaves_out(Fault::NodeInItself) && moved.is_some_and(|moved| moved.id == to.node.id)
+            _ => false,
+        }
+    }
+
+    fn is_rename_left_out(&self, from: (&Node, &[u8]), to: (&Node, &[u8])) -> bool {
+        let moved = self.child(from.0, from.1);
+        let over = self.child(to.0, to.1);
+        if self.leaves_out(Fault::NodeInItself)
+            && moved.as_ref().is_some_and(|moved| moved.id == to.0.id)
+        {
+            return true;
+        }
+        if !self.leaves_out(Fault::RenameOverLink) {
+            return false;
+        }
+        let (old, new) = (inode_at(from.0, from.1), inode_at(to.0, to.1));
+        let does_nothing = old.is_ok() && old == new;
+        match (moved, over) {
+            (Some(moved), _) => does_nothing && old != Ok(moved.inode),
+            (None, Some(over)) => (old == Ok(over.inode)) != does_nothing,
+            (None, None) => false,
+        }
     }
 
     fn writable(&self) -> Outcome<()> {
@@ -648,11 +667,8 @@ impl Model {
         }
         self.writable()?;
         let (old, new) = (host(old)?, host(new)?);
-        let at = |dir: &Node, name: &[u8]| {
-            let stat = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            stat.map(|stat| stat.st_ino)
-        };
-        let same = at(from, old).is_ok_and(|old| at(to, new) == Ok(old));
+        let there = inode_at(from, old);
+        let same = there.is_ok() && there == inode_at(to, new);
         renameat(&from.fd, old, &to.fd, new)?;
         if same {
             return Ok(()); // two links of one file: rename(2) does nothing
@@ -746,7 +762,11 @@ impl Model {
     }
 }
 
-use nix::fcntl::AT_FDCWD;
+/// What a name in a directory is, a symlink itself.
+fn inode_at(dir: &Node, name: &[u8]) -> Outcome<u64> {
+    let stat = fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(stat.st_ino)
+}
 
 fn errno(error: std::io::Error) -> Errno {
     match error.raw_os_error() {

@@ -20,6 +20,7 @@ mod data;
 mod deleted;
 mod dir;
 mod entries;
+mod faults;
 mod frames;
 mod harness;
 mod hostile;

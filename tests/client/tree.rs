@@ -306,11 +306,15 @@ fn names_made_again_are_fresh_and_revive_no_fid() {
     type Make = fn(&Tree, &mut Session);
     let makes: [(Make, u8); 6] = [
         (
-            |_, s| drop(s.mkdir(ROOT, b"x", 0o755, NOID).unwrap()),
+            |_, s| {
+                s.mkdir(ROOT, b"x", 0o755, NOID).unwrap();
+            },
             QT_DIR,
         ),
         (
-            |_, s| drop(s.mknod(ROOT, b"x", REGULAR | 0o644, 0, 0, NOID).unwrap()),
+            |_, s| {
+                s.mknod(ROOT, b"x", REGULAR | 0o644, 0, 0, NOID).unwrap();
+            },
             QT_FILE,
         ),
         (
@@ -328,7 +332,9 @@ fn names_made_again_are_fresh_and_revive_no_fid() {
             QT_FILE,
         ),
         (
-            |_, s| drop(s.renameat(ROOT, b"mover", ROOT, b"x").unwrap()),
+            |_, s| {
+                s.renameat(ROOT, b"mover", ROOT, b"x").unwrap();
+            },
             QT_FILE,
         ),
         (|tree, _| tree.dir("x"), QT_DIR),

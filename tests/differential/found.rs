@@ -157,6 +157,23 @@ pub const FOUND: &[Found] = &[
             ]
         },
     },
+    Found {
+        open: Some(Fault::RenameOverLink),
+        name: "rename of a directory to itself, its parent known by an old and a new name",
+        steps: || {
+            vec![
+                shared(mkdir(ROOT, "d")),
+                shared(walk(ROOT, 2, &["d"])),
+                shared(mkdir(2, "f")),
+                shared(walk(2, 3, &["f"])),
+                root(walk(ROOT, 2, &[SHARED])),
+                root(renameat(2, "d", 2, "e")),
+                shared(walk(ROOT, 4, &["e"])),
+                shared(renameat(4, "f", 2, "f")),
+                shared(Op::Open { fid: 3, flags: 0 }),
+            ]
+        },
+    },
 ];
 
 fn root(op: Op) -> Step {

@@ -236,8 +236,9 @@ impl Model {
         let (old, new) = (inode_at(from.0, from.1), inode_at(to.0, to.1));
         let does_nothing = old.is_ok() && old == new;
         match (moved, over) {
+            (Some(node), _) | (None, Some(node)) if node.kind == Kind::Directory => does_nothing,
             (Some(moved), _) => does_nothing && old != Ok(moved.inode),
-            (None, Some(over)) => (old == Ok(over.inode)) != does_nothing,
+            (None, Some(over)) => does_nothing != (old == Ok(over.inode)),
             (None, None) => false,
         }
     }

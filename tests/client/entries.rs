@@ -237,9 +237,15 @@ fn mknod_keeps_set_id_bits_unless_the_owner_changes() {
 /// In a user namespace that maps one id, chown to another is EINVAL.
 #[test]
 fn makers_whose_chown_fails_leave_nothing_behind() {
+    for namespace in [Namespace::User, Namespace::UserAndMount] {
+        expect_nothing_left(namespace);
+    }
+}
+
+fn expect_nothing_left(namespace: Namespace) {
     let tree = Tree::new();
     tree.dir("d");
-    let mut s = start(&tree, Some(Namespace::User));
+    let mut s = start(&tree, Some(namespace));
     s.walk_to(ROOT, 2, "d").unwrap();
     let before = s.gofer.descriptor_count();
     for maker in MAKERS {
@@ -261,6 +267,37 @@ fn makers_whose_chown_fails_leave_nothing_behind() {
     for maker in MAKERS {
         let name = format!("{maker:?}");
         maker.make(&mut s, 2, name.as_bytes(), (0, 0)).unwrap(); // the name is free, the fid as it was
+    }
+}
+
+/// The step behind the making that fails here is looking at what was made.
+#[test]
+fn makers_without_a_descriptor_left_are_emfile_and_leave_nothing_behind() {
+    let tree = Tree::new();
+    tree.dir("d");
+    tree.file("f", b"");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut s = session_of(Launch::new(&tree.bundle(), 1).nofile(100, 100));
+    s.walk_to(ROOT, 2, "d").unwrap();
+    let mut fid = 10;
+    loop {
+        s.walk_to(ROOT, fid, "f").unwrap();
+        match s.lopen(fid, O_RDWR) {
+            Ok(_) => fid += 1,
+            full => break refused(full, Errno::EMFILE),
+        }
+    }
+    for maker in MAKERS {
+        refused(maker.plain(&mut s, 2, b"new"), Errno::EMFILE);
+        assert_eq!(names(&tree, "d"), [""; 0], "{maker:?}");
+    }
+    refused(s.lcreate(2, b"new", O_RDWR, 0o600, NOID), Errno::EMFILE);
+    assert_eq!(names(&tree, "d"), [""; 0]);
+    s.clunk(10).unwrap();
+    for maker in MAKERS {
+        maker
+            .plain(&mut s, 2, format!("{maker:?}").as_bytes())
+            .unwrap();
     }
 }
 

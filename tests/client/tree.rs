@@ -807,3 +807,41 @@ fn rename_and_unlink_do_not_cost_more_with_many_fids_beside_and_below() {
     let many = cost(&mut s, renames);
     assert!(many < 4 * few, "{many} ns, {few} ns with few fids");
 }
+
+/// Whether something above was deleted is asked once a walk, not once a name.
+#[test]
+fn walk_of_many_names_does_not_cost_the_depth_for_each() {
+    const LEVELS: usize = 9000;
+    const NAMES: usize = 200;
+    let tree = Tree::new();
+    let mut s = serve(&tree);
+    deep(&mut s, 1);
+    for level in 1..LEVELS {
+        s.mkdir(3, b"d", 0o755, NOID).unwrap();
+        if level % 1000 == 0 || level == LEVELS - NAMES {
+            s.walk_to(3, u32::try_from(10 + level).unwrap(), "")
+                .unwrap();
+        }
+        s.walk_to(3, 3, "d").unwrap();
+    }
+    let names = [b"d".as_slice(); NAMES];
+    let walks = |from: u32, names: &[&[u8]], s: &mut Session| {
+        for _ in 0..20 {
+            s.walk(from, 4, names).unwrap();
+        }
+    };
+    s.walk_to(ROOT, 5, "top").unwrap();
+    let bottom = u32::try_from(10 + LEVELS - NAMES).unwrap();
+    let at_the_top = cost(&mut s, |s| walks(5, &names[1..], s));
+    let at_the_bottom = cost(&mut s, |s| walks(bottom, &names[1..], s));
+    // In pieces that can be removed.
+    for level in (1000..LEVELS).step_by(1000) {
+        let fid = u32::try_from(10 + level).unwrap();
+        s.rename(fid, ROOT, format!("part{level}").as_bytes())
+            .unwrap();
+    }
+    assert!(
+        at_the_bottom < 4 * at_the_top,
+        "{at_the_bottom} ns, {at_the_top} ns at the top"
+    );
+}

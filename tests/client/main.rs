@@ -13,6 +13,7 @@
 
 mod attach;
 mod attr;
+mod command;
 mod confinement;
 mod connections;
 mod create;
@@ -24,6 +25,7 @@ mod faults;
 mod frames;
 mod harness;
 mod hostile;
+mod logs;
 mod misc;
 mod open;
 mod p9;

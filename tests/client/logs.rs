@@ -231,6 +231,22 @@ fn zone_file(version: u8, offset: i32, rule: &str) -> Vec<u8> {
     file
 }
 
+/// A zone file without any change, as those of fixed zones are.
+fn zone_without_changes(offset: i32, rule: &str) -> Vec<u8> {
+    let mut file = Vec::new();
+    for _ in 0..2 {
+        file.extend(b"TZif2");
+        file.extend([0; 15]);
+        for count in [0u32, 0, 0, 0, 1, 4] {
+            file.extend(count.to_be_bytes());
+        }
+        file.extend(offset.to_be_bytes());
+        file.extend(b"\0\0ABC\0");
+    }
+    file.extend(format!("\n{rule}\n").bytes());
+    file
+}
+
 /// Runs the program in a root of its own, whose /etc/localtime is `zone`, with each log at once: the
 /// main one as `format`, and a debug log with its time in its name. Both texts, and that time.
 fn run_in_zone(zone: Option<&[u8]>, format: &str) -> (String, String, String) {
@@ -307,6 +323,12 @@ fn times_are_the_hosts_where_its_zone_is_known() {
     // The rule holds behind the last change of the table.
     expect_zone(Some(&zone_file(b'2', 60, "<-0930>9:30")), -34_200, "-09:30");
     expect_zone(Some(&zone_file(b'2', 60, "X-14")), 50_400, "+14:00");
+    expect_zone(Some(&zone_without_changes(30_600, "")), 30_600, "+08:30");
+    expect_zone(
+        Some(&zone_without_changes(30_600, "<+0830>-8:30")),
+        30_600,
+        "+08:30",
+    );
 }
 
 #[test]
@@ -1196,6 +1218,31 @@ fn log_whose_pipe_is_full_loses_lines_and_says_how_many() {
     let (lost, told) = dropped(&told);
     assert!(lost > 0);
     assert_eq!(lost + told, wanted);
+}
+
+#[test]
+fn log_in_json_whose_pipe_is_full_says_so_in_json() {
+    let tree = plain();
+    for (format, key) in [("json", "msg"), ("json-k8s", "log")] {
+        let (log, end) = pipe(&tree, format, 65_536);
+        let format = format!("--log-format={format}");
+        let mut s = session_of(launch(&tree, &[&log, &format, "--debug"]));
+        ask_many(&mut s);
+        let mut told = drained(&end);
+        s.getattr(ROOT, 0).unwrap();
+        assert_eq!(s.finish().code, Some(0));
+        told.push_str(&drained(&end));
+        let told = objects(&told, key);
+        let notices: Vec<_> = told
+            .iter()
+            .filter(|(message, _)| message.starts_with("*** Dropped "))
+            .collect();
+        let [(message, level)] = notices.as_slice() else {
+            panic!("{notices:?}")
+        };
+        assert!(message.ends_with(" log messages ***"), "{message}");
+        assert_eq!(level, "warning");
+    }
 }
 
 #[test]

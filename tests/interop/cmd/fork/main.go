@@ -1,10 +1,11 @@
 // fork is the client package's own protocol layer (github.com/hugelgupf/p9, a fork of the original's)
-// over host files, started like a gofer of contract S: the second peer of the suite.
+// over host files, started like a gofer of either contract: the second peer of the suite. It confines nothing.
 package main
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 func main() {
 	var bundle string
 	var sockets []int
+	specFD, mountsFD := -1, -1
 	for i := 1; i < len(os.Args); i++ {
 		name, value, joined := strings.Cut(os.Args[i], "=")
 		if name == "--bundle" && !joined && i+1 < len(os.Args) {
@@ -30,9 +32,19 @@ func main() {
 			number, err := strconv.Atoi(value)
 			fail("io-fds", err)
 			sockets = append(sockets, number)
+		} else if name == "--spec-fd" || name == "--mounts-fd" {
+			number, err := strconv.Atoi(value)
+			fail(name, err)
+			*map[string]*int{"--spec-fd": &specFD, "--mounts-fd": &mountsFD}[name] = number
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	var text []byte
+	var err error
+	if specFD >= 0 {
+		text, err = io.ReadAll(os.NewFile(uintptr(specFD), "spec"))
+	} else {
+		text, err = os.ReadFile(filepath.Join(bundle, "config.json"))
+	}
 	fail("spec", err)
 	var spec struct {
 		Root struct {
@@ -57,6 +69,14 @@ func main() {
 	}
 	if len(roots) != len(sockets) {
 		fail("io-fds", fmt.Errorf("%d sockets for %d roots", len(sockets), len(roots)))
+	}
+	if mountsFD >= 0 {
+		var list struct{ Mounts json.RawMessage }
+		fail("mounts", json.Unmarshal(text, &list))
+		pipe := os.NewFile(uintptr(mountsFD), "mounts")
+		_, err := pipe.Write(list.Mounts)
+		fail("mounts", err)
+		fail("mounts", pipe.Close())
 	}
 	syscall.Umask(0)
 	var served sync.WaitGroup

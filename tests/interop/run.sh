@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|runsc|build-runsc|all]
+#
+#   suite        the client package against our gofer, then against the package's own server
+#   runsc        OCI bundles under a real runsc, its own gofer beside ours; RUNSC and RUNSC_FRONT name the two builds of
+#                it. Without them the same harness runs on a stand-in that starts gofers as a runsc does
+#   build-runsc  builds the two from gVisor's module, where the module proxy serves it, and prints their paths
+#   all          suite, runsc (the default)
+#
+# GOFER_BIN    the gofer (default: target/gofer)
+# CONTRACT     S, L or "S L": how it is started; default: L too as soon as the gofer takes --spec-fd
+# ORIGINAL_GOFER, ORIGINAL_CONTRACT   a runsc that serves 9P: the suite runs on it too, as UNDER_TEST=original
+# BUNDLES, RUNSC_FLAGS, NO_ROOTLESS, ROOTLESS_ONLY, SQLITE3   see runsc/bundles_test.go
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+module=gvisor.dev/gvisor@v0.0.0-20221214043228-a5c225b58688
+top=$(cd ../.. && pwd)
+work=$top/target/interop
+bin=$work/bin
+export GOFER_BIN=${GOFER_BIN:-$top/target/gofer}
+export GOCACHE=$work/gocache GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GO111MODULE=on GOWORK=off CGO_ENABLED=0
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'interop: %s\n' "$*" >&2; exit 1; }
+
+# Installs Debian packages that are missing, where that may be done; names them otherwise.
+need_packages() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ] || die "missing packages: ${missing[*]} (as root: apt-get install -y ${missing[*]})"
+    say "installing ${missing[*]}"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+        >"$work/packages.log" 2>&1 || { tail -n 20 "$work/packages.log" >&2; die "cannot install ${missing[*]}"; }
+}
+
+# The client package needs Go 1.20, later than Debian 12's own.
+need_go() {
+    command -v go >/dev/null || die "no go: the client package needs Go 1.20 or later"
+    local version
+    version=$(go env GOVERSION)
+    [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 20 ] || die "$version is too old: the client package needs Go 1.20 or later"
+}
+
+build() {
+    mkdir -p "$bin"
+    need_go
+    [ -x "$GOFER_BIN" ] || die "no $GOFER_BIN: ./build.sh builds it"
+    go vet ./...
+    go build -o "$bin/fork" ./cmd/fork
+    export FORK_BIN=$bin/fork
+}
+
+# The contracts that a gofer takes: S always, L if it knows --spec-fd.
+contracts() {
+    if [ -n "${CONTRACT-}" ]; then say "$CONTRACT"; return; fi
+    local refusal
+    refusal=$("$GOFER_BIN" gofer --bundle / --spec-fd=-1 2>&1) || true
+    case $refusal in
+        *"flag provided but not defined"*) say S ;;
+        *) say S L ;;
+    esac
+}
+
+# Runs a package's tests; prints what failed, the counts and the checks.
+go_test() {
+    local package=$1 name=$2 log=$work/$2.log begun=$SECONDS status=0
+    go test -count=1 -v "$package" >"$log" 2>&1 || status=$?
+    [ $status -eq 0 ] || grep -aEv '^=== |^ *--- PASS|^PASS' "$log" | cut -c1-400 | head -n 80
+    grep -aE '^server |^known_differences' "$log" || true
+    grep -aE -A 3 '^ *--- SKIP' "$log" | grep -aE '_test\.go:[0-9]+: ' | sed -E 's/^ *[a-z_]+\.go:[0-9]+: /  skipped: /' | sort | uniq -c | sed -E 's/^ +([0-9]+) /  \1 x/' || true
+    say "interop $name: $(grep -acE '^ *--- PASS' "$log" || true) passed, $(grep -acE '^ *--- FAIL' "$log" || true) failed, $(grep -acE '^ *--- SKIP' "$log" || true) skipped, $((SECONDS - begun)) s"
+    passed=$((passed + $(grep -acE '^ *--- PASS' "$log" || true)))
+    failed=$((failed + $(grep -acE '^ *--- FAIL' "$log" || true)))
+    [ $status -eq 0 ] || broken=1
+}
+
+suite() {
+    [ "$(id -u)" -eq 0 ] || die "the suite makes devices and gives files away: run it as root"
+    local contract
+    for contract in $(contracts); do
+        UNDER_TEST=ours CONTRACT=$contract go_test ./suite "ours-$contract"
+        UNDER_TEST=fork CONTRACT=$contract go_test ./suite "fork-$contract"
+    done
+    if [ -n "${ORIGINAL_GOFER-}" ]; then
+        UNDER_TEST=original CONTRACT=${ORIGINAL_CONTRACT:-L} go_test ./suite original
+    else
+        say "interop original: not run, ORIGINAL_GOFER names no runsc"
+    fi
+}
+
+runsc() {
+    need_packages busybox-static
+    if [ -z "${BUNDLES-}" ] && [ -w /dev/shm ] && [ "$(df --output=avail /dev/shm | tail -n 1)" -gt 1000000 ]; then
+        export BUNDLES=/dev/shm # many small files: seconds there, half a minute on a disk
+    fi
+    if [ -n "${RUNSC-}" ]; then
+        go_test ./runsc runsc
+        return
+    fi
+    say "interop runsc: no runsc (RUNSC, RUNSC_FRONT): a stand-in starts the gofers, programs run on the host's files"
+    go build -ldflags "-X main.fork=$bin/fork" -o "$bin/standin" ./cmd/standin
+    go build -ldflags "-X main.gofer=$GOFER_BIN -X main.runtime=$bin/standin" -o "$bin/standin-front" ./front
+    go build -ldflags "-X main.fork=$bin/fork -X main.exe=$bin/standin-front" -o "$bin/standin-patched" ./cmd/standin
+    local contract
+    for contract in $(contracts); do
+        CONTRACT=$contract NO_ROOTLESS=1 RUNSC=$bin/standin RUNSC_FRONT=$bin/standin-patched go_test ./runsc "stand-in-$contract"
+    done
+}
+
+# Not part of "all": the module has to be had. It builds with Go 1.18 to 1.20 only.
+build_runsc() {
+    need_packages golang-1.19-go
+    local go=/usr/lib/go-1.19/bin/go dir=$work/gvisor
+    mkdir -p "$dir" "$bin"
+    printf 'module build\n\ngo 1.19\n' >"$dir/go.mod"
+    (cd "$dir" && GOFLAGS=-mod=mod "$go" get "$module") || die "the module $module can't be had here"
+    (cd "$dir" && GOFLAGS=-mod=mod "$go" build -o "$bin/runsc" gvisor.dev/gvisor/runsc)
+    (cd "$dir" && GOFLAGS=-mod=mod "$go" build -ldflags "-X gvisor.dev/gvisor/runsc/specutils.ExePath=$bin/front" -o "$bin/runsc-front" gvisor.dev/gvisor/runsc)
+    go build -ldflags "-X main.gofer=$GOFER_BIN -X main.runtime=$bin/runsc" -o "$bin/front" ./front
+    say "RUNSC=$bin/runsc RUNSC_FRONT=$bin/runsc-front ORIGINAL_GOFER=$bin/runsc"
+}
+
+passed=0 failed=0 broken=0
+mkdir -p "$work"
+case "${1-all}" in
+    suite) build; suite ;;
+    runsc) build; runsc ;;
+    build-runsc) need_go; build_runsc; exit ;;
+    all) build; suite; runsc ;;
+    *) sed -n '2,16s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
+esac
+say "$passed passed, $failed failed"
+[ $broken -eq 0 ]

@@ -9,6 +9,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -219,6 +220,36 @@ const LATER: [Recorded; 3] = [
     ),
 ];
 
+/// This one hands over every global flag, at its default or not.
+const OF_2019: Recorded = (
+    "2019-06",
+    &[
+        "--root=/var/run/docker/runtime-runsc/moby",
+        "--debug=true",
+        "--log=/run/log.json",
+        "--log-format=json",
+        "--debug-log=/tmp/runsc/",
+        "--debug-log-format=text",
+        "--file-access=exclusive",
+        "--overlay=false",
+        "--network=sandbox",
+        "--log-packets=false",
+        "--platform=ptrace",
+        "--strace=false",
+        "--strace-syscalls=",
+        "--strace-log-size=1024",
+        "--watchdog-action=LogWarning",
+        "--panic-signal=-1",
+        "--profile=false",
+        "--net-raw=false",
+        "--num-network-channels=1",
+        "--rootless=false",
+        "--log-fd=3",
+        "--debug-log-fd=4",
+    ],
+    &["--spec-fd=5", "--mounts-fd=6", "--io-fds=7", "--io-fds=8"],
+);
+
 fn later(globals: &[&str], more: &[&str], flags: &[&str]) -> Exit {
     let words = [&["--bundle", "/bundle"], flags].concat();
     let globals = [globals, more].concat();
@@ -262,6 +293,34 @@ fn contract_l_ends_with_one_line() {
             );
             assert!(!told.contains("speaks 9P"), "{when}: {told}");
         }
+    }
+}
+
+#[test]
+fn recorded_lines_of_2019_end_as_those_of_the_other_years() {
+    let (_, globals, flags) = OF_2019;
+    expect_end(&later(globals, &[], flags), 128, "speaks 9P");
+    let exit = later(globals, &["--lisafs=false"], flags);
+    expect_end(&exit, 128, "--setup-root is not served yet");
+}
+
+/// The runtime gives its gofer /dev/null for standard error, and reads why it failed from --log-fd.
+#[test]
+fn contract_l_is_refused_in_the_log_that_the_runtime_reads() {
+    for more in [&[][..], &["--lisafs=false"]] {
+        let words = ["--bundle=/b", "--io-fds=3", "--spec-fd=5"];
+        let globals = [&["--log-fd=4"], more].concat();
+        let launch = Launch::raw(&words).through("runsc-gofer", &globals);
+        let mut gofer = launch.sockets(2).strays(&[5]).start();
+        let mut log = gofer.sockets[1].take().unwrap();
+        let exit = gofer.exit();
+        let mut told = String::new();
+        log.read_to_string(&mut told).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(&told).unwrap_or_else(|why| panic!("{why}: {told:?}"));
+        assert_eq!(value["level"], "error");
+        let message = value["msg"].as_str().unwrap();
+        assert_eq!(format!("{message}\n"), exit.stderr);
     }
 }
 
@@ -435,6 +494,14 @@ fn integers_have_gos_bases() {
             &format!("invalid value \"{word}\" for flag -panic-signal: value out of range"),
         );
     }
+}
+
+#[test]
+fn integers_without_a_sign_reach_the_end_of_64_bits() {
+    expect_configured(
+        &["--strace-log-size=18446744073709551615"],
+        "max size: 18446744073709551615,",
+    );
 }
 
 #[test]
@@ -648,6 +715,18 @@ fn global_flags_of_a_later_runtime_are_refused_in_its_words() {
 }
 
 #[test]
+fn overlay2_takes_a_mount_and_a_medium_alone() {
+    for value in ["nonsense", "root", "root:", ":memory", "root:nonsense"] {
+        let exit = configured(&[&format!("--overlay2={value}")]);
+        expect_end(
+            &exit,
+            2,
+            &format!("invalid value \"{value}\" for flag -overlay2: "),
+        );
+    }
+}
+
+#[test]
 fn overlay_with_shared_files_is_refused() {
     let exit = configured(&["--overlay", "--file-access=shared"]);
     expect_end(
@@ -736,6 +815,57 @@ fn flags_of_both_kinds_mix_where_no_word_parts_them() {
     let mut s = session_of(Launch::raw(&words));
     s.getattr(ROOT, 0).unwrap();
     assert!(s.finish().stderr.contains("RootDir: /x\n"));
+}
+
+/// A directory may be called as the sub-command is.
+#[test]
+fn bundle_called_gofer_is_a_bundle() {
+    let tree = plain();
+    fs::rename(tree.bundle(), tree.outside("gofer")).unwrap();
+    for words in [
+        &["gofer", "--io-fds=3", "--bundle", "gofer"][..],
+        &["--io-fds=3", "--bundle=gofer"],
+        &["--bundle", "gofer", "--io-fds=3"],
+    ] {
+        let exit = {
+            let mut gofer = Launch::raw(words).cwd(&tree.outside("")).start();
+            gofer.sockets.clear();
+            gofer.exit()
+        };
+        assert_eq!(exit.code, Some(0), "{words:?}: {exit:?}");
+    }
+}
+
+/// The kernel takes command lines of up to 2 MiB, of any bytes.
+#[test]
+fn command_line_of_a_megabyte_and_a_half_is_read() {
+    let tree = plain();
+    let mut words = vec![OsString::from("--io-fds=3"), "--bundle".into()];
+    words.push(tree.bundle().into());
+    for _ in 0..15 {
+        words.push(OsStr::from_bytes(&[0xff; 100_000]).to_owned());
+    }
+    session_of(Launch::raw(&words)).getattr(ROOT, 0).unwrap();
+}
+
+#[test]
+fn version_is_a_boolean_of_the_runtimes() {
+    for word in ["--version", "-version=true", "--version=1"] {
+        let exit = end_of(&[word]);
+        assert_eq!(
+            (exit.code, exit.stderr.as_str()),
+            (Some(0), ""),
+            "{word}: {exit:?}"
+        );
+    }
+    expect_end(
+        &configured(&["--version=maybe"]),
+        2,
+        "invalid boolean value \"maybe\" for -version",
+    );
+    configured(&["--version=false"]).expect_fatal("error opening spec: ");
+    let exit = end_of(&["gofer", "--bundle=/b", "--io-fds=3", "--version"]);
+    expect_end(&exit, 128, "flag provided but not defined: -version");
 }
 
 // ---- paths ----

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -751,6 +752,16 @@ fn banner_says_who_runs_and_how() {
     );
 }
 
+/// A command line longer than a line of the log is there whole: the runtime's has one word for each mount.
+#[test]
+fn banner_has_a_long_command_line_whole() {
+    let tree = plain();
+    let root = format!("--root=/{}", "r".repeat(3_000));
+    let (_, exit) = run(&tree, &[&root]);
+    let told = messages(&exit.stderr);
+    assert!(told[1].ends_with("--io-fds 3]"), "{} bytes", told[1].len());
+}
+
 #[test]
 fn start_is_told_step_by_step() {
     let tree = Tree::new();
@@ -841,6 +852,29 @@ fn spec_is_told_on_one_line_whatever_its_length() {
     }
 }
 
+/// Go reads a byte that is no character as U+FFFD; the rest of the spec is still told.
+#[test]
+fn spec_with_a_byte_that_is_no_character_is_told_all_the_same() {
+    let tree = Tree::new();
+    let whole = spec(&tree.root(), false, &[]).to_string();
+    let bytes = whole.replace("\"test\"", "\"te\u{1}t\"").into_bytes();
+    let bytes: Vec<u8> = bytes
+        .iter()
+        .map(|&byte| if byte == 1 { 0xff } else { byte })
+        .collect();
+    fs::write(tree.bundle().join("config.json"), bytes).unwrap();
+    let (_, exit) = run(&tree, &[]);
+    let told = messages(&exit.stderr);
+    let told = told
+        .iter()
+        .find(|line| line.starts_with("Spec: "))
+        .expect("the spec");
+    assert!(
+        told.contains("\"ociVersion\"") && told.contains("\"namespaces\""),
+        "{told}"
+    );
+}
+
 // ---- why it ends ----
 
 #[test]
@@ -882,6 +916,92 @@ fn fatal_texts_stand_in_every_log_and_on_standard_error() {
         text(&log).contains(&format!("FATAL ERROR: {}", exit.stderr)),
         "{exit:?}"
     );
+}
+
+/// gofer.md 1.6: a warning log line `FATAL ERROR: <text>`, whatever the format.
+#[test]
+fn fatal_text_in_json_is_a_warning_with_the_same_words() {
+    let tree = Tree::new();
+    for (format, key) in [("json", "msg"), ("json-k8s", "log")] {
+        let log = tree.outside(format);
+        let words = [flag("log", &log), format!("--log-format={format}")];
+        let exit = launch(&tree, &[&words[0], &words[1]]).start().exit();
+        let told = objects(&text(&log), key);
+        let wanted = format!("FATAL ERROR: {}", exit.stderr.trim_end());
+        assert_eq!(told.last(), Some(&(wanted, "warning".into())));
+    }
+}
+
+/// The runtime starts its gofer with /dev/null for standard error: what is not in the log is lost.
+#[test]
+fn fatal_text_of_a_socket_that_is_not_open_stands_in_the_log() {
+    let tree = plain();
+    let log = tree.outside("log");
+    let words = [
+        &*flag("log", &log),
+        "gofer",
+        "--io-fds=77",
+        &*flag("bundle", &tree.bundle()),
+    ];
+    let exit = Launch::raw(&words).start().exit();
+    exit.expect_fatal("err creating server on FD 77: bad file descriptor");
+    let told = fs::read_to_string(&log).unwrap_or_default();
+    assert!(
+        told.contains("FATAL ERROR: err creating server on FD 77"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn fatal_text_of_a_debug_log_stands_in_the_log() {
+    let tree = plain();
+    let log = tree.outside("log");
+    let exit = launch(
+        &tree,
+        &[&flag("log", &log), &flag("debug-log", &tree.root())],
+    )
+    .start()
+    .exit();
+    exit.expect_fatal("error opening debug log file in ");
+    let told = fs::read_to_string(&log).unwrap_or_default();
+    assert!(
+        told.contains(&format!("FATAL ERROR: {}", exit.stderr)),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn usage_error_stands_in_the_log() {
+    let tree = plain();
+    let log = tree.outside("log");
+    let exit = launch(&tree, &[&flag("log", &log)])
+        .with(&["--nonsense"])
+        .start()
+        .exit();
+    exit.expect_fatal("flag provided but not defined: -nonsense");
+    let told = fs::read_to_string(&log).unwrap_or_default();
+    assert!(told.contains("nonsense"), "{told:?}");
+}
+
+#[test]
+fn fatal_text_is_one_line_whatever_the_spec_holds() {
+    let tree = Tree::new();
+    let log = tree.outside("log");
+    for name in ["a\nb", "a\r\x1b[2Jb", "a\u{9b}b"] {
+        let mut value = spec(&tree.root(), false, &[]);
+        value["annotations"] = json!({"io.kubernetes.cri.container-type": name});
+        write_spec(&tree.bundle(), &value);
+        let exit = launch(&tree, &[&flag("log", &log)]).start().exit();
+        exit.expect_fatal("unknown container-type: a");
+        let lines = exit.stderr.split_inclusive('\n').count();
+        let controls = exit
+            .stderr
+            .trim_end()
+            .chars()
+            .filter(|c| c.is_control())
+            .count();
+        assert_eq!((lines, controls), (1, 0), "{exit:?}");
+    }
 }
 
 // ---- requests ----
@@ -1070,6 +1190,31 @@ fn names_are_told_escaped_and_each_request_stays_one_line() {
     }
 }
 
+/// The longest name that the host takes, in the longest way to tell it.
+#[test]
+fn request_with_the_longest_name_is_told_with_its_outcome() {
+    for format in ["text", "json"] {
+        let tree = plain();
+        let mut s = session_of(launch(
+            &tree,
+            &["--debug", &format!("--log-format={format}")],
+        ));
+        let name = vec![0xff; 255];
+        s.mkdir(ROOT, &name, 0o755, NOID).unwrap();
+        refused(s.mkdir(ROOT, &name, 0o755, NOID), Errno::EEXIST);
+        let exit = s.finish();
+        let told: Vec<&str> = exit
+            .stderr
+            .lines()
+            .filter(|line| line.contains(" Tmkdir "))
+            .collect();
+        assert!(
+            told[0].contains(" bytes") && told[1].contains("file exists"),
+            "{told:?}"
+        );
+    }
+}
+
 #[test]
 fn lines_that_are_too_long_are_cut_and_stay_lines() {
     for (format, key) in [("text", ""), ("json", "msg"), ("json-k8s", "log")] {
@@ -1245,6 +1390,54 @@ fn log_in_json_whose_pipe_is_full_says_so_in_json() {
     }
 }
 
+/// A pipe of one page takes one line at a time: the notice, and then nothing before it is read again.
+#[test]
+fn log_whose_pipe_is_one_page_counts_each_lost_line_once() {
+    let tree = plain();
+    let wanted = lines_of_a_run(&tree);
+    let (log, end) = pipe(&tree, "pipe", 4_096);
+    let mut s = session_of(launch(&tree, &[&log, "--debug"]));
+    let mut told = String::new();
+    let some = t::getattr(7, ROOT, 0);
+    for _ in 0..MANY {
+        s.send(&some).unwrap();
+        s.recv().unwrap();
+        told.push_str(&drained(&end));
+    }
+    s.getattr(ROOT, 0).unwrap();
+    told.push_str(&drained(&end));
+    let (lost, told) = dropped(&told);
+    assert!(
+        told > 100,
+        "{told} lines of {wanted} came through, {lost} are said to be lost"
+    );
+    assert!(
+        lost + told <= wanted,
+        "{lost} and {told}, but there were {wanted}"
+    );
+    assert_eq!(s.finish().code, Some(0));
+}
+
+#[test]
+fn log_whose_pipe_is_full_leaves_the_other_log_whole() {
+    let tree = plain();
+    let wanted = lines_of_a_run(&tree);
+    let debug = tree.outside("debug");
+    let (log, end) = pipe(&tree, "pipe", 65_536);
+    let mut s = session_of(launch(
+        &tree,
+        &[&log, &flag("debug-log", &debug), "--debug"],
+    ));
+    ask_many(&mut s);
+    let mut told = drained(&end);
+    s.getattr(ROOT, 0).unwrap();
+    assert_eq!(s.finish().code, Some(0));
+    told.push_str(&drained(&end));
+    assert_eq!(dropped(&text(&debug)), (0, wanted), "the file lost nothing");
+    let (lost, told) = dropped(&told);
+    assert_eq!(lost + told, wanted, "{lost} lost");
+}
+
 #[test]
 fn log_whose_socket_is_full_loses_lines_and_says_how_many() {
     let tree = plain();
@@ -1262,6 +1455,33 @@ fn log_whose_socket_is_full_loses_lines_and_says_how_many() {
     let (lost, told) = dropped(&told);
     assert!(lost > 0);
     assert_eq!(lost + told, wanted);
+}
+
+/// A terminal is said to be writable while it has room for a byte, and a longer write waits.
+#[test]
+fn log_to_a_terminal_that_nobody_reads_does_not_stop_the_server() {
+    let tree = plain();
+    // SAFETY: the call takes no pointer; its result is a descriptor of ours or -1.
+    #[allow(unsafe_code)]
+    let number = unsafe { nix::libc::posix_openpt(nix::libc::O_RDWR | nix::libc::O_NOCTTY) };
+    assert!(number >= 0);
+    // SAFETY: a descriptor that was just opened and is nobody else's.
+    #[allow(unsafe_code)]
+    let master = unsafe { File::from_raw_fd(number) };
+    let mut name = [0u8; 64];
+    // SAFETY: the descriptor is open, and the buffer is as long as it is said to be.
+    #[allow(unsafe_code)]
+    let named =
+        unsafe { nix::libc::ptsname_r(master.as_raw_fd(), name.as_mut_ptr().cast(), name.len()) };
+    // SAFETY: the descriptor is open.
+    #[allow(unsafe_code)]
+    let unlocked = unsafe { nix::libc::unlockpt(master.as_raw_fd()) };
+    assert_eq!((named, unlocked), (0, 0));
+    let name: Vec<u8> = name.into_iter().take_while(|&byte| byte != 0).collect();
+    let log = flag("log", Path::new(OsStr::from_bytes(&name)));
+    let mut s = session_of(launch(&tree, &["--debug", &log]));
+    ask_many(&mut s);
+    s.getattr(ROOT, 0).unwrap();
 }
 
 #[test]
@@ -1284,6 +1504,18 @@ fn log_whose_reader_is_gone_does_not_stop_the_server() {
 }
 
 #[test]
+fn log_whose_reader_was_gone_before_the_start_does_not_stop_it() {
+    let tree = plain();
+    let pipe = tree.outside("pipe");
+    mkfifo(&pipe, Mode::from_bits_truncate(0o600)).unwrap();
+    let pipe = pipe.display();
+    let first = format!("exec 8<>{pipe} 9>{pipe} 8<&-");
+    let mut s = session_of(from_shell(&tree, &first, &["--log-fd=9", "--debug"]));
+    ask_many(&mut s);
+    assert_eq!(s.finish().code, Some(0));
+}
+
+#[test]
 fn log_whose_disk_is_full_does_not_stop_the_server() {
     let tree = plain();
     let mut s = session_of(launch(&tree, &["--log=/dev/full", "--debug"]));
@@ -1293,4 +1525,42 @@ fn log_whose_disk_is_full_does_not_stop_the_server() {
     fs::remove_file(tree.bundle().join("config.json")).unwrap();
     let exit = launch(&tree, &["--log=/dev/full"]).start().exit();
     exit.expect_fatal("error opening spec: ");
+}
+
+#[test]
+fn log_at_the_limit_of_a_files_size_does_not_stop_the_server() {
+    let tree = plain();
+    let log = tree.outside("log");
+    // In blocks of 512 bytes.
+    let mut s = session_of(from_shell(
+        &tree,
+        "ulimit -f 32",
+        &[&flag("log", &log), "--debug"],
+    ));
+    ask_many(&mut s);
+    assert_eq!(s.finish().code, Some(0));
+    assert!(fs::metadata(&log).unwrap().len() <= 32 * 512);
+}
+
+/// What a full pipe tore stays a line of its own.
+#[test]
+fn spec_longer_than_its_pipe_does_not_stop_the_start_and_tears_no_other_line() {
+    let tree = Tree::new();
+    let mut value = spec(&tree.root(), false, &[]);
+    value["annotations"] = json!({"big": "x".repeat(1_000_000)});
+    write_spec(&tree.bundle(), &value);
+    let (log, end) = pipe(&tree, "pipe", 65_536);
+    let mut s = session_of(launch(&tree, &[&log]));
+    s.getattr(ROOT, 0).unwrap();
+    let mut told = drained(&end);
+    assert_eq!(s.finish().code, Some(0));
+    told.push_str(&drained(&end));
+    let behind = messages(&told);
+    assert!(
+        behind.iter().any(|line| line.starts_with("*** Dropped ")),
+        "{behind:?}"
+    );
+    let (lost, _) = dropped(&told);
+    assert!(lost > 0);
+    assert_eq!(behind.last(), Some(&"All 9P servers exited."));
 }

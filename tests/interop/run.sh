@@ -8,7 +8,7 @@
 #   all          suite, runsc (the default)
 #
 # GOFER_BIN    the gofer (default: target/gofer)
-# CONTRACT     S, L or "S L": how it is started; default: L too as soon as the gofer takes --spec-fd
+# CONTRACT     S, L or "S L": how it is started; default: S, and L as soon as the gofer takes it
 # ORIGINAL_GOFER, ORIGINAL_CONTRACT   a runsc that serves 9P: the suite runs on it too, as UNDER_TEST=original
 # BUNDLES, RUNSC_FLAGS, NO_ROOTLESS, ROOTLESS_ONLY, SQLITE3   see runsc/bundles_test.go
 set -euo pipefail
@@ -54,13 +54,13 @@ build() {
     export FORK_BIN=$bin/fork
 }
 
-# The contracts that a gofer takes: S always, L if it knows --spec-fd.
+# The contracts that a gofer takes: S always, L unless it says that it does not.
 contracts() {
     if [ -n "${CONTRACT-}" ]; then say "$CONTRACT"; return; fi
-    local refusal
-    refusal=$("$GOFER_BIN" gofer --bundle / --spec-fd=-1 2>&1) || true
-    case $refusal in
-        *"flag provided but not defined"*) say S ;;
+    local answer
+    answer=$("$GOFER_BIN" --lisafs=false gofer --bundle /none --spec-fd=9 --mounts-fd=9 --io-fds=9 2>&1 </dev/null 9>&-) || true
+    case $answer in
+        *"not served yet"* | *"flag provided but not defined"*) say S ;;
         *) say S L ;;
     esac
 }
@@ -71,7 +71,7 @@ go_test() {
     go test -count=1 -v "$package" >"$log" 2>&1 || status=$?
     [ $status -eq 0 ] || grep -aEv '^=== |^ *--- PASS|^PASS' "$log" | cut -c1-400 | head -n 80
     grep -aE '^server |^known_differences' "$log" || true
-    grep -aE -A 3 '^ *--- SKIP' "$log" | grep -aE '_test\.go:[0-9]+: ' | sed -E 's/^ *[a-z_]+\.go:[0-9]+: /  skipped: /' | sort | uniq -c | sed -E 's/^ +([0-9]+) /  \1 x/' || true
+    grep -aE -B 1 '^ *--- SKIP' "$log" | grep -aE '_test\.go:[0-9]+: ' | sed -E 's/^ *[a-z_]+\.go:[0-9]+: /  skipped: /' | sort | uniq -c | sed -E 's/^ +([0-9]+) /  \1 x/' || true
     say "interop $name: $(grep -acE '^ *--- PASS' "$log" || true) passed, $(grep -acE '^ *--- FAIL' "$log" || true) failed, $(grep -acE '^ *--- SKIP' "$log" || true) skipped, $((SECONDS - begun)) s"
     passed=$((passed + $(grep -acE '^ *--- PASS' "$log" || true)))
     failed=$((failed + $(grep -acE '^ *--- FAIL' "$log" || true)))

@@ -301,6 +301,20 @@ func TestSessionMessages(t *testing.T) {
 	check(t, "frames/known reply as request", odd(t, raw, 119, uint32(0)), "ENOSYS on its tag")
 	check(t, "frames/short body", odd(t, raw, 110, uint32(1)), "EIO on its tag")
 	check(t, "frames/goes on", call(t, raw, 24, uint32(3), uint64(0)).Err, nil)
+	// A flush of a request that may still run is answered, and so is the request.
+	for i := 0; i < 50; i++ {
+		tag, err := raw.Send(24, uint32(3), uint64(0x3fff))
+		must(t, err)
+		_, err = raw.Send(108, tag)
+		must(t, err)
+	}
+	answers := map[uint8]int{}
+	for i := 0; i < 100; i++ {
+		reply, err := raw.Receive()
+		must(t, err)
+		answers[reply.Type]++
+	}
+	check(t, "flush/of running requests", answers, map[uint8]int{25: 50, 109: 50})
 	// Several at once: all are answered, whatever the order.
 	tags := map[uint16]bool{}
 	for i := 0; i < 200; i++ {

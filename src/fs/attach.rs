@@ -42,6 +42,13 @@ impl Attach {
         }
     }
 
+    /// Descriptors that it holds until it is attached.
+    pub(super) fn descriptors(&self) -> u64 {
+        self.opened
+            .as_ref()
+            .map_or(0, |opened| 1 + u64::from(opened.holder.is_some()))
+    }
+
     /// Why it could not be opened.
     pub fn failure(&self) -> Option<Errno> {
         self.opened.as_ref().err().copied()
@@ -71,17 +78,20 @@ fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
     text.push(0);
     let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat2(
-        CWD,
-        text,
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    ) {
-        Err(Errno::NOSYS) => openat(CWD, text, flags, Mode::empty()), // before Linux 5.6
-        other => other,
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..OPENS {
+        match openat2(CWD, text, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {} // `..`, and something was renamed meanwhile (openat2(2))
+            Err(Errno::NOSYS) => break, // before Linux 5.6
+            other => return other,
+        }
     }
+    openat(CWD, text, flags, Mode::empty())
 }
+
+/// Tries to resolve an attach point while the host renames; then it is done without the further guards
+/// that the chroot does not need.
+const OPENS: usize = 64;
 
 /// Host devices in the order in which each attach point met them.
 pub(super) struct Devices {
@@ -132,39 +142,40 @@ impl Fs {
             .attaches
             .get_mut(usize::from(attach))
             .ok_or(Errno::IO)?;
-        let Opened { root, holder } =
+        let descriptors = point.descriptors();
+        let opened =
             core::mem::replace(&mut point.opened, Err(Errno::IO)).map_err(|_| Errno::IO)?;
-        let meta = Meta::of(root.as_fd()).map_err(|_| Errno::IO)?;
-        let (parent, name) = match holder {
-            None => (
-                Id::NONE,
-                NameRef {
-                    block: Id::NONE,
-                    len: 0,
-                },
-            ),
-            Some((dir, name)) => {
-                let name = self.names.insert(&name).ok_or(Errno::IO)?;
-                let meta = Meta::of(dir.as_fd()).map_err(|_| Errno::IO)?;
-                let none = NameRef {
-                    block: Id::NONE,
-                    len: 0,
-                };
-                let node = Node::new(attach, Id::NONE, none, TableFd::new(dir), &meta, 0)?;
-                self.held += 1;
-                (self.nodes.insert(node).ok_or(Errno::IO)?, name)
-            }
-        };
-        let device = self.devices.index(attach, meta.device())?;
-        let mut node = Node::new(attach, parent, name, TableFd::new(root), &meta, device)?;
-        node.set_root();
-        self.held += 1;
-        let id = self.nodes.insert(node).ok_or(Errno::IO)?;
+        self.held -= descriptors; // counted again with the nodes that take them
+        let id = self.make_root(attach, opened).map_err(|_| Errno::IO)?;
         self.hold(id); // the attach point's own, until the connection ends
         if let Some(point) = self.attaches.get_mut(usize::from(attach)) {
             point.root = id;
         }
         Ok(id)
+    }
+
+    fn make_root(&mut self, attach: u16, Opened { root, holder }: Opened) -> Result<NodeId, Errno> {
+        let none = NameRef {
+            block: Id::NONE,
+            len: 0,
+        };
+        let meta = Meta::of(root.as_fd())?;
+        let device = self.devices.index(attach, meta.device())?;
+        let (parent, name) = match holder {
+            None => (Id::NONE, none),
+            Some((dir, name)) => {
+                let name = self.names.insert(&name).ok_or(Errno::NOMEM)?;
+                let meta = Meta::of(dir.as_fd())?;
+                let fd = TableFd::new(dir);
+                (
+                    self.insert_node(Node::new(attach, Id::NONE, none, fd, &meta, 0)?)?,
+                    name,
+                )
+            }
+        };
+        let mut node = Node::new(attach, parent, name, TableFd::new(root), &meta, device)?;
+        node.set_root();
+        self.insert_node(node)
     }
 
     /// The root's node of attach point `attach`, once attached.

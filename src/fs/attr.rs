@@ -100,6 +100,11 @@ impl Meta {
         self.0.st_ino
     }
 
+    /// Whether another one is of the same file.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device(), self.inode()) == (other.device(), other.inode())
+    }
+
     /// Owner and group.
     pub fn owner(&self) -> (Uid, Gid) {
         (Uid(self.0.st_uid), Gid(self.0.st_gid))

@@ -27,7 +27,8 @@ impl Fs {
     /// it wants no more or one getdents64(2) of at most `bytes` is used up. `take` says whether it took
     /// the entry; one that it did not is the first of the next call. None taken: the end.
     ///
-    /// Errors: `EINVAL` `take` refused even the first entry; lseek(2)'s; getdents64(2)'s.
+    /// Errors: `EINVAL` an offset of 2^63 or more, or `take` refused even the first entry; lseek(2)'s;
+    /// getdents64(2)'s.
     pub fn read_dir(
         &mut self,
         id: OpenId,
@@ -37,7 +38,12 @@ impl Fs {
     ) -> Result<(), Errno> {
         let open = self.opens.get_mut(id).ok_or(Errno::BADF)?;
         let fd = open.fd.get().ok_or(Errno::BADF)?;
-        if open.at != offset {
+        if i64::try_from(offset).is_err() {
+            return Err(Errno::INVAL);
+        }
+        // Should this fail half-way, the next reading seeks.
+        let at_before = core::mem::replace(&mut open.at, UNKNOWN);
+        if at_before != offset {
             seek(fd, SeekFrom::Start(offset))?;
         }
         let mut at = UNKNOWN; // an empty reply means the end; reading on from there must see what is new
@@ -53,8 +59,11 @@ impl Fs {
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 let kind = match entry.file_type() {
-                    FileType::Unknown => Meta::of_name(fd, entry.file_name())
-                        .map_or(FileType::Unknown, |meta| meta.file_type()),
+                    FileType::Unknown => {
+                        self.units += 1;
+                        Meta::of_name(fd, entry.file_name())
+                            .map_or(FileType::Unknown, |meta| meta.file_type())
+                    }
                     known => known,
                 };
                 let entry = Entry {

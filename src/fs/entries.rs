@@ -9,16 +9,14 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta};
+use super::attr::Meta;
 use super::file::{Reopen, number, own};
 use super::name::{Name, NameBuffer};
-use super::tree::CUT;
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, NAME_BYTES, PROC_FD};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::fixed;
-use crate::tables::Id;
 
 /// A name's bytes, copied out of the tables.
 pub struct OwnName {
@@ -121,6 +119,7 @@ impl Fs {
             .and_then(|meta| self.new_qid(parent, &meta))
         {
             Ok(qid) => Ok(qid),
+            Err(Errno::STALE) => Err(Errno::STALE), // not ours to remove
             Err(errno) => {
                 let flags = if kind == FileType::Directory {
                     AtFlags::REMOVEDIR
@@ -198,7 +197,6 @@ impl Fs {
         let old_name = from.1.for_host(&mut old_buffer)?;
         let new_name = to.1.for_host(&mut new_buffer)?;
         let moved = self.child(from.0, from.1.bytes());
-        let over = self.child(to.0, to.1.bytes());
         // Nothing may fail behind the call, so the name has its room before it.
         let kept = match moved {
             Some(_) => Some(self.names.insert(to.1.bytes()).ok_or(Errno::NOMEM)?),
@@ -210,56 +208,65 @@ impl Fs {
             self.directory(to.0)?,
             new_name,
         );
-        let idle =
-            done.is_ok() && self.is_idle_rename((from.0, old_name, moved), (to.0, new_name, over));
+        // Where no fid is on either name there is nothing to keep right.
+        let idle = done.is_ok()
+            && (self.any_child(from.0, from.1.bytes()).is_some()
+                || self.any_child(to.0, to.1.bytes()).is_some())
+            && self.is_one_file((from.0, old_name), (to.0, new_name));
         if done.is_err() || idle {
             if let Some(kept) = kept {
                 self.names.remove(kept);
             }
             return done;
         }
-        if let Some(over) = over {
-            self.mark_deleted(over);
-        }
+        self.delete_path(to.0, to.1.bytes());
         if let (Some(moved), Some(kept)) = (moved, kept) {
+            // Held, since cutting a chain below it may give up the last reference to it.
+            self.hold(moved);
             self.cut_cycle(moved, to.0);
-            self.move_node(moved, to.0, kept);
+            if moved == to.0 {
+                self.names.remove(kept); // it was cut off itself
+            } else {
+                self.move_node(moved, to.0, kept);
+            }
+            self.release(moved);
+        }
+        // Files that had the old name before the moved one go along.
+        while let Some(stale) = self.any_child(from.0, from.1.bytes()) {
+            self.units += 1;
+            self.hold(stale);
+            self.cut_cycle(stale, to.0);
+            match self.names.insert(to.1.bytes()) {
+                Some(name) if stale != to.0 => self.move_node(stale, to.0, name),
+                Some(name) => self.names.remove(name),
+                None => self.mark_deleted(stale),
+            }
+            self.release(stale);
         }
         Ok(())
     }
 
-    /// Whether a rename(2) that succeeded did nothing, as it does with two links of one file: then the
-    /// old name, or else the new one, still is the file that its node was made for.
-    fn is_idle_rename(
-        &self,
-        old: (NodeId, &CStr, Option<NodeId>),
-        new: (NodeId, &CStr, Option<NodeId>),
-    ) -> bool {
-        let (dir, name, id) = if old.2.is_some() { old } else { new };
-        let Some(node) = id.and_then(|id| self.nodes.get(id)) else {
-            return false;
-        };
-        if node.kind() == Kind::Directory {
-            return false; // has one link
+    /// Whether two names are one file. Behind a rename(2) that succeeded they only are if it did
+    /// nothing, as it does with two links of one file.
+    fn is_one_file(&self, one: (NodeId, &CStr), other: (NodeId, &CStr)) -> bool {
+        let meta = |(dir, name): (NodeId, &CStr)| Meta::of_name(self.directory(dir)?, name);
+        match meta(one) {
+            Err(_) => false, // as a rule: the old name is gone
+            Ok(old) => meta(other).is_ok_and(|new| old.is_same_file(&new)),
         }
-        let there = self.directory(dir).and_then(|dir| Meta::of_name(dir, name));
-        there.is_ok_and(|meta| node.is_file(&meta))
     }
 
-    /// Cuts the chain from `parent` up to the root where it passes `moved`.
+    /// Cuts the chain from `parent` up to the root where it passes `moved`: below it, or at it if they are
+    /// one. The host put one of them elsewhere meanwhile, so that what the chain says is no longer so.
     fn cut_cycle(&mut self, moved: NodeId, parent: NodeId) {
         let mut at = parent;
         while let Ok(node) = self.node(at) {
-            if node.parent() == moved {
-                self.take_out_of_index(at);
-                if let Some(node) = self.nodes.get_mut(at) {
-                    node.set(CUT);
-                    node.set_parent(Id::NONE);
-                }
-                self.release(moved);
+            let above = node.parent();
+            if at == moved || above == moved {
+                self.cut(at);
                 return;
             }
-            at = node.parent();
+            at = above;
         }
     }
 
@@ -274,9 +281,7 @@ impl Fs {
             AtFlags::empty()
         };
         unlinkat(self.directory(parent)?, name.for_host(&mut buffer)?, flags)?;
-        if let Some(node) = self.child(parent, name.bytes()) {
-            self.mark_deleted(node);
-        }
+        self.delete_path(parent, name.bytes());
         Ok(())
     }
 

@@ -34,13 +34,17 @@ pub struct Fs {
     key: Key,
     opens: Slab<Open>,
     devices: Devices,
-    /// Nodes that nobody refers to, to be closed; chained by `next`.
+    /// Nodes that nobody refers to, to be closed; chained by `link`.
     released: NodeId,
     /// Descriptors held by nodes and opens.
     held: u64,
     /// Descriptors that they may hold.
     limit: u64,
     reopen: Reopen,
+    /// Directories that were deleted, by their paths; starts at 1, so that no new node counts as looked at.
+    deletions: u64,
+    /// Work done beyond what the caller can count, in units of a turn.
+    units: usize,
 }
 
 impl Fs {
@@ -48,6 +52,7 @@ impl Fs {
     /// `key`: a secret for the hashes.
     pub fn new(attaches: Vec<Attach>, limit: u64, reopen: Reopen, key: Key) -> Self {
         // Each node holds a descriptor (but for one just created), so more nodes cannot be.
+        let held = attaches.iter().map(Attach::descriptors).sum();
         let capacity = usize::try_from(limit).unwrap_or(NODES).clamp(64, NODES);
         Self {
             nodes: Slab::reserve(capacity),
@@ -58,9 +63,11 @@ impl Fs {
             devices: Devices::reserve(attaches.len()),
             attaches,
             released: Id::NONE,
-            held: 0,
+            held,
             limit,
             reopen,
+            deletions: 1,
+            units: 0,
         }
     }
 
@@ -69,9 +76,9 @@ impl Fs {
         self.held.saturating_add(DESCRIPTORS_FOR_OPENS) >= self.limit
     }
 
-    /// Nodes and opens in use.
-    pub fn live(&self) -> (usize, usize) {
-        (self.nodes.live(), self.opens.live())
+    /// Work done since the last call beyond what the caller can count, in units of a turn.
+    pub fn take_units(&mut self) -> usize {
+        core::mem::take(&mut self.units)
     }
 
     /// Whether [`Fs::trim`] has something to do.

@@ -20,9 +20,13 @@ crate::zeroed_record! {
     pub(super) struct Node {
         device: u64,
         inode: u64,
+        /// The count of deleted directories when the path up to the root was last seen to have none.
+        alive_at: u64,
         parent: NodeId,
-        /// Chain of the hash bucket; of released nodes, the list of them.
+        /// Chain of the hash bucket.
         next: NodeId,
+        /// Of released nodes, the list of them.
+        link: NodeId,
         name: Id,
         /// Fids on it, nodes below it, and the attach point's own on a root.
         refs: u32,
@@ -33,7 +37,7 @@ crate::zeroed_record! {
         kind: u8,
         device_index: u8,
         flags: u8,
-        spare: [u8; 18],
+        spare: [u8; 10],
     }
 }
 
@@ -45,8 +49,8 @@ const DELETED: u8 = 1;
 const INDEXED: u8 = 2;
 /// Root of an attach point.
 const ROOT: u8 = 4;
-/// Its parent is unknown: the host moved it.
-pub(super) const CUT: u8 = 8;
+/// Another file has come to its name; the path is the same.
+const STALE: u8 = 8;
 
 impl Linked for Node {
     fn next(&self) -> Id {
@@ -70,8 +74,10 @@ impl Node {
         Ok(Self {
             device: meta.device(),
             inode: meta.inode(),
+            alive_at: 0,
             parent,
             next: Id::NONE,
+            link: Id::NONE,
             name: name.block,
             refs: 1,
             fd,
@@ -80,7 +86,7 @@ impl Node {
             kind: meta.kind()?.byte(),
             device_index,
             flags: 0,
-            spare: [0; 18],
+            spare: [0; 10],
         })
     }
 
@@ -88,12 +94,8 @@ impl Node {
         self.set(ROOT);
     }
 
-    pub(super) fn set(&mut self, flag: u8) {
+    fn set(&mut self, flag: u8) {
         self.flags |= flag;
-    }
-
-    pub(super) fn set_parent(&mut self, parent: NodeId) {
-        self.parent = parent;
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -136,16 +138,40 @@ impl Fs {
         self.nodes.get(id).is_some_and(|node| node.has(ROOT))
     }
 
-    /// Whether a node, or one that it lies below, was deleted. Looks at each node up to the root.
-    pub fn is_deleted(&self, id: NodeId) -> bool {
+    /// Whether a node, or one that it lies below, was deleted. Looks at the nodes up to the root, as far
+    /// as that was not done since a directory was deleted last; a long way is charged ([`Fs::take_units`]).
+    pub fn is_deleted(&mut self, id: NodeId) -> bool {
+        let mut steps = 0;
         let mut at = id;
-        while let Some(node) = self.nodes.get(at) {
+        let deleted = loop {
+            let Some(node) = self.nodes.get(at) else {
+                break false;
+            };
             if node.has(DELETED) {
-                return true;
+                break true;
+            }
+            if node.alive_at == self.deletions {
+                break false;
             }
             at = node.parent;
+            steps += 1;
+        };
+        self.units += steps / STEPS_PER_UNIT;
+        if !deleted {
+            let (mut to, now) = (id, self.deletions);
+            while to != at
+                && let Some(node) = self.nodes.get_mut(to)
+            {
+                node.alive_at = now;
+                to = node.parent;
+            }
         }
-        false
+        deleted
+    }
+
+    /// Whether a node belongs to attach point `attach`: a second look at what the tables promise.
+    pub fn is_of(&self, id: NodeId, attach: u16) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.attach == attach)
     }
 
     /// A node's qid, as it was at the walk.
@@ -180,11 +206,32 @@ impl Fs {
         self.key.hash(u64::from(parent.number()), name)
     }
 
-    pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+    /// A node of `name` in `parent` that `wanted` says yes to.
+    fn find(&self, parent: NodeId, name: &[u8], wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
         self.index
             .find(&self.nodes, self.hash(parent, name), |_, node| {
-                node.parent == parent && self.names.get(node.name()) == name
+                node.parent == parent && wanted(node) && self.names.get(node.name()) == name
             })
+    }
+
+    /// The node of the file that `name` in `parent` last was.
+    pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.find(parent, name, |node| !node.has(STALE))
+    }
+
+    /// Any node of the path `name` in `parent`, whatever file it was made for.
+    pub(super) fn any_child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.find(parent, name, |_| true)
+    }
+
+    /// Makes `id` the node of the file that its path now is; `before` no longer is.
+    fn make_current(&mut self, before: Option<NodeId>, id: NodeId) {
+        if let Some(node) = before.and_then(|before| self.nodes.get_mut(before)) {
+            node.set(STALE);
+        }
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.flags &= !STALE;
+        }
     }
 
     pub(super) fn take_out_of_index(&mut self, id: NodeId) {
@@ -209,12 +256,19 @@ impl Fs {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
         let known = self.child(parent, name.bytes());
-        let known_node = known.and_then(|id| self.nodes.get(id));
-        if let (Some(id), Some(node)) = (known, known_node)
-            && node.fd.is_some()
+        if self
+            .find(parent, name.bytes(), |node| node.fd.is_some())
+            .is_some()
         {
             let meta = Meta::of_name(self.directory(parent)?, host_name)?;
-            if node.is_file(&meta) {
+            // As a rule the file that it last was; or one that it was before.
+            let found = self.find(parent, name.bytes(), |node| {
+                node.fd.is_some() && node.is_file(&meta)
+            });
+            if let Some(id) = found {
+                if found != known {
+                    self.make_current(known, id);
+                }
                 self.hold(id);
                 return Ok((id, meta));
             }
@@ -239,8 +293,8 @@ impl Fs {
         self.add(parent, name, Some(fd), &meta).map(|id| (id, meta))
     }
 
-    /// A new node for the file that `name` in `parent` now is, with one reference for the caller.
-    /// A node that had the name before is no longer found by it.
+    /// A new node for the file that `name` in `parent` now is, with one reference for the caller. A node
+    /// that had the name before keeps its path: deleting or renaming that is its matter too.
     ///
     /// Errors: `EREMOTEIO` too many devices; `ENOMEM` tables full.
     pub(super) fn add(
@@ -254,34 +308,27 @@ impl Fs {
         let device_index = self.devices.index(attach, meta.device())?;
         meta.kind()?;
         let kept = self.names.insert(name.bytes()).ok_or(Errno::NOMEM)?;
-        let held = u64::from(fd.is_some());
-        let node = Node::new(
-            attach,
-            parent,
-            kept,
-            fd.map(TableFd::new).unwrap_or_default(),
-            meta,
-            device_index,
-        )?;
-        let Some(id) = self.insert_node(node) else {
-            self.names.remove(kept);
-            return Err(Errno::NOMEM);
-        };
-        self.held += held;
+        let fd = fd.map(TableFd::new).unwrap_or_default();
+        let node = Node::new(attach, parent, kept, fd, meta, device_index)?;
+        let id = self
+            .insert_node(node)
+            .inspect_err(|_| self.names.remove(kept))?;
         if let Some(old) = self.child(parent, name.bytes()) {
-            self.take_out_of_index(old);
+            self.make_current(Some(old), id);
         }
         self.hold(parent);
         self.put_into_index(id);
         Ok(id)
     }
 
-    fn insert_node(&mut self, mut node: Node) -> Option<NodeId> {
+    /// Stores a node, whose descriptor is closed if there is no room. Error: `ENOMEM` table full.
+    pub(super) fn insert_node(&mut self, mut node: Node) -> Result<NodeId, Errno> {
         if self.nodes.is_full() {
             node.fd.close();
-            return None;
+            return Err(Errno::NOMEM);
         }
-        self.nodes.insert(node)
+        self.held += u64::from(node.fd.is_some());
+        self.nodes.insert(node).ok_or(Errno::NOMEM)
     }
 
     fn put_into_index(&mut self, id: NodeId) {
@@ -312,6 +359,24 @@ impl Fs {
         self.take_out_of_index(id);
         if let Some(node) = self.nodes.get_mut(id) {
             node.set(DELETED);
+            self.deletions += u64::from(node.kind() == Kind::Directory);
+        }
+    }
+
+    /// The path `name` in `parent` is gone, for every node that it has.
+    pub(super) fn delete_path(&mut self, parent: NodeId, name: &[u8]) {
+        while let Some(id) = self.any_child(parent, name) {
+            self.mark_deleted(id);
+            self.units += 1;
+        }
+    }
+
+    /// The node's parent is unknown from here on: the host put it elsewhere.
+    pub(super) fn cut(&mut self, id: NodeId) {
+        self.take_out_of_index(id);
+        if let Some(node) = self.nodes.get_mut(id) {
+            let parent = core::mem::replace(&mut node.parent, Id::NONE);
+            self.release(parent);
         }
     }
 
@@ -350,7 +415,7 @@ impl Fs {
         self.take_out_of_index(id);
         let head = core::mem::replace(&mut self.released, id);
         if let Some(node) = self.nodes.get_mut(id) {
-            node.next = head;
+            node.link = head;
         }
     }
 
@@ -362,7 +427,7 @@ impl Fs {
             let Some(node) = self.nodes.get_mut(id) else {
                 return false;
             };
-            self.released = node.next;
+            self.released = node.link;
             self.held -= u64::from(node.fd.is_some());
             node.fd.close();
             let (parent, name) = (node.parent, node.name());
@@ -373,6 +438,9 @@ impl Fs {
         self.released.is_some()
     }
 }
+
+/// Nodes looked at that cost about as much as a system call.
+const STEPS_PER_UNIT: usize = 64;
 
 fn qid_path(device_index: u8, inode: u64) -> u64 {
     u64::from(device_index) << 56 | inode & (u64::MAX >> 8)

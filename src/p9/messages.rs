@@ -212,7 +212,33 @@ requests! {
     250 Tchannel since 8 { id: u32, control: u32 }
 }
 
-messages! {
+/// Declares the replies, and a table of their least sizes by number.
+macro_rules! replies {
+    ($( $(#[$meta:meta])* $kind:literal $name:ident $(<$life:lifetime>)? $(since $since:literal)?
+        { $( $field:ident : $type:ty ),* $(,)? } )*) => {
+        messages! { $( $(#[$meta])* $kind $name $(<$life>)? $(since $since)? { $( $field: $type ),* } )* }
+
+        /// Least size of the reply to request number `kind`, bytes; of one that is not served, 0.
+        pub fn reply_least(kind: u8) -> usize {
+            const LEAST: [u8; 256] = by_number(&[$( ($kind, <$name as Message>::LEAST) ),*]);
+            LEAST.get(usize::from(kind) + 1).copied().unwrap_or_default().into()
+        }
+    };
+}
+
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)] // evaluated by the compiler
+const fn by_number(sizes: &[(u8, usize)]) -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < sizes.len() {
+        assert!(sizes[at].1 <= u8::MAX as usize);
+        table[sizes[at].0 as usize] = sizes[at].1 as u8;
+        at += 1;
+    }
+    table
+}
+
+replies! {
     /// The error reply to any request.
     7 Rlerror { ecode: u32 }
     9 Rstatfs { statfs: StatFs }

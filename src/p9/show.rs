@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use super::attr::{GetMask, SetAttr, SetMask};
 use super::messages::LAYOUTS;
 use super::wire::{Field, Perm, Reader, Str};
+use crate::errno::Quoted;
 
 /// Request number `kind` with its body, to be printed: its name, and each field with its name.
 pub struct Shown<'a> {
@@ -23,7 +23,12 @@ impl fmt::Display for Shown<'_> {
             .filter_map(|line| line.split_once('\t'))
             .find(|(kind, _)| kind.as_bytes() == number);
         let Some((_, layout)) = layout else {
-            return write!(f, "type {}, {} bytes", self.kind, self.body.len());
+            return write!(
+                f,
+                "type {}, {} bytes",
+                u64::from(self.kind),
+                self.body.len()
+            );
         };
         let mut from = Reader::new(self.body);
         for word in layout.split('\t') {
@@ -43,31 +48,29 @@ impl fmt::Display for Shown<'_> {
 
 fn show(f: &mut fmt::Formatter<'_>, kind: &[u8], from: &mut Reader<'_>) -> fmt::Result {
     match kind {
-        b"Perm" => write!(f, "{:#o}", Perm::read(from).0),
-        b"GetMask" => write!(f, "{:#x}", GetMask::read(from).0),
-        b"SetMask" => write!(f, "{:#x}", SetMask::read(from).0),
-        b"Tag" => write!(f, "{}", u16::read(from)),
+        b"Perm" => write!(f, "{:#o}", u64::from(Perm::read(from).0)),
+        b"GetMask" => write!(f, "{:#x}", u64::read(from)),
+        b"SetMask" => write!(f, "{:#x}", u64::from(u32::read(from))),
+        b"Tag" => write!(f, "{}", u64::from(u16::read(from))),
         b"u64" => write!(f, "{}", u64::read(from)),
         b"SetAttr" => {
-            let attr = SetAttr::read(from);
-            write!(
-                f,
-                "{:#o}/{}/{}/{}",
-                attr.perm.0, attr.uid.0, attr.gid.0, attr.size
-            )?;
-            write!(f, "/{}.{:09}", attr.atime_sec, attr.atime_nsec)?;
-            write!(f, "/{}.{:09}", attr.mtime_sec, attr.mtime_nsec)
+            show(f, b"Perm", from)?;
+            for kind in [&b"u32"[..], b"u32", b"u64", b"u64", b"u64", b"u64", b"u64"] {
+                f.write_str("/")?;
+                show(f, kind, from)?;
+            }
+            Ok(())
         }
         b"Data" => {
             let count = u32::read(from);
-            write!(f, "{count} bytes")?;
+            write!(f, "{} bytes", u64::from(count))?;
             let _data = from.remaining();
             Ok(())
         }
         b"Str" => show_text(f, from),
         b"List" => {
             let count = u16::read(from);
-            write!(f, "{count}")?;
+            write!(f, "{}", u64::from(count))?;
             for _ in 0..count {
                 if from.is_overrun() {
                     break;
@@ -77,12 +80,12 @@ fn show(f: &mut fmt::Formatter<'_>, kind: &[u8], from: &mut Reader<'_>) -> fmt::
             }
             Ok(())
         }
-        _ => write!(f, "{}", u32::read(from)),
+        _ => write!(f, "{}", u64::from(u32::read(from))),
     }
 }
 
 fn show_text(f: &mut fmt::Formatter<'_>, from: &mut Reader<'_>) -> fmt::Result {
-    write!(f, "\"{}\"", Str::read(from).0.escape_ascii())
+    write!(f, "\"{}\"", Quoted(Str::read(from).0))
 }
 
 #[cfg(test)]

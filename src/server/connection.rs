@@ -11,7 +11,7 @@ use rustix::net::{
 
 use crate::fs::{Fs, OpenId};
 use crate::limits::{DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, SMALL_REPLY_BYTES};
-use crate::p9::messages::{Message, Rread, Tread, Treaddir};
+use crate::p9::messages::{Message, Rread, Tgetattr, Tread, Treaddir, Treadlink, Tstatfs};
 use crate::p9::version::Version;
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
@@ -89,6 +89,8 @@ pub struct Connection {
     donation_count: usize,
     /// The peer sends no more.
     at_end: bool,
+    /// The peer hears nothing any more.
+    is_deaf: bool,
     /// A request waits for room in the send buffer.
     waits_for_room: bool,
 }
@@ -116,6 +118,7 @@ impl Connection {
             }; DONATIONS],
             donation_count: 0,
             at_end: false,
+            is_deaf: false,
             waits_for_room: false,
         }
     }
@@ -189,6 +192,18 @@ impl Connection {
         let body = self.input.get(body.clone()).unwrap_or_default();
         let count = Tread::decode(body).map_or(0, |t| t.count as usize);
         Rread::LEAST + count.min(self.link.msize)
+    }
+
+    /// Whether a request is only to be dropped: nobody hears what was read, and nothing else would be done.
+    pub fn is_pointless(&self, header: Header) -> bool {
+        const READING: [u8; 5] = [
+            Tread::KIND,
+            Treaddir::KIND,
+            Treadlink::KIND,
+            Tgetattr::KIND,
+            Tstatfs::KIND,
+        ];
+        self.is_deaf && READING.contains(&header.kind)
     }
 
     /// Whether a reply of `bytes` has room, and the donation that may go with it.
@@ -281,7 +296,16 @@ impl Connection {
                 Err(Errno::TOOMANYREFS) if donated.is_some() => self.drop_first_donation(fs),
                 // The peer is gone. Only the receiving side ends a connection (gofer.md 5.3): what it
                 // asked before is still done.
-                Err(_) => self.abandon(fs),
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    self.is_deaf = true;
+                    self.abandon(fs);
+                }
+                // No memory, or not a socket: a reply is lost, so nothing more can be right.
+                Err(_) => {
+                    self.abandon(fs);
+                    self.forget_input();
+                    self.at_end = true;
+                }
             }
         }
         self.replies = 0..0;

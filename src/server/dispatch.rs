@@ -69,7 +69,12 @@ pub fn dispatch(
     let mut out = Writer::new(room);
     out.bytes(&[0; HEADER_BYTES]);
     let mut donated = None;
-    let done = handle(session, header.kind, body, &mut out, &mut donated);
+    // Before anything is done: whatever the handler does, its reply would have no room.
+    let done = if reply_least(header.kind) > room_bytes {
+        Err(Errno::MSGSIZE)
+    } else {
+        handle(session, header.kind, body, &mut out, &mut donated)
+    };
     let done = done.and_then(|()| out.written().map_err(|_| Errno::MSGSIZE));
     if session.log.debug {
         log_request(session, header, body, done);
@@ -99,7 +104,7 @@ pub fn dispatch(
         }
         .encode(),
     );
-    let cost = core::mem::replace(&mut session.cost, 0) + 1;
+    let cost = core::mem::take(&mut session.cost) + session.fs.take_units();
     Answered {
         reply,
         donated,

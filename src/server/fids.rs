@@ -230,11 +230,6 @@ impl Fids {
         Some(state)
     }
 
-    /// Fids in use.
-    pub fn live(&self) -> usize {
-        self.records.live()
-    }
-
     /// Whether [`Fids::trim`] has something to do.
     pub fn wants_trim(&self) -> bool {
         self.records.wants_trim() || self.index.wants_trim()

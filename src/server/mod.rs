@@ -20,7 +20,7 @@ use self::dispatch::{Policy, Session, dispatch};
 use self::fids::Fids;
 use crate::fs::Fs;
 use crate::limits::{
-    RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
+    FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
 };
 use crate::log::Log;
 use crate::sys::raw::ppoll;
@@ -149,7 +149,7 @@ impl<'a> Server<'a> {
             Place::Ending(name) => {
                 let name = *name;
                 let id = u16::try_from(at).unwrap_or(u16::MAX);
-                for _ in 0..RELEASES_PER_TURN {
+                for _ in 0..FIDS_PER_TURN {
                     let Some(state) = self.common.fids.remove_any(id) else {
                         self.common.fs.detach(id);
                         self.common
@@ -269,6 +269,11 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
                 return false;
             }
         };
+        if connection.is_pointless(header) {
+            connection.answer(header.size, 0, None);
+            cost += 1;
+            continue;
+        }
         let bound = connection.reply_bound(header, &body);
         if !connection.has_room(bound) && connection.flush(fs) == Sent::Blocked {
             break;

@@ -167,11 +167,14 @@ impl Places {
         }
         discard(run * self.chunk_bytes..at * self.chunk_bytes);
         if end >= self.touched_chunks {
-            let touched = self.used.get(..self.touched_chunks).unwrap_or_default();
-            self.touched_chunks = touched
-                .iter()
-                .rposition(|&word| word != 0)
-                .map_or(0, |last| last + 1);
+            // What was freed behind this pass is the next one's.
+            if !self.emptied {
+                let touched = self.used.get(..self.touched_chunks).unwrap_or_default();
+                self.touched_chunks = touched
+                    .iter()
+                    .rposition(|&word| word != 0)
+                    .map_or(0, |last| last + 1);
+            }
             self.trim_at = 0;
         } else {
             self.trim_at = end;

@@ -41,6 +41,7 @@ impl<T: Zeroed> Slab<T> {
     }
 
     /// The record at `id`. `None`: none is there.
+    #[inline(never)] // 2 kB
     pub fn get(&self, id: Id) -> Option<&T> {
         if self.places.has(id) {
             self.slots.get(id.slot())
@@ -50,6 +51,7 @@ impl<T: Zeroed> Slab<T> {
     }
 
     /// The record at `id`, to change. `None`: none is there.
+    #[inline(never)] // 2 kB
     pub fn get_mut(&mut self, id: Id) -> Option<&mut T> {
         if self.places.has(id) {
             self.slots.get_mut(id.slot())

@@ -1,8 +1,7 @@
 //! What the protocol says of fids and paths (protocol.md 3, state of 2022, and the README's differences),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
-use crate::found::Fault;
-use crate::ops::{Name, Op};
+use crate::ops::Name;
 use crate::p9::{NOID, SetAttr};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
@@ -53,8 +52,9 @@ impl Kind {
     }
 }
 
-/// A path of one connection: the flag "deleted" sits here (protocol.md 3.2). A file that another
-/// connection has put in the place of the one that was walked to is another node.
+/// A path of one connection, and the file that it was at the walk: the flag "deleted" is that of the path,
+/// for all its nodes (protocol.md 3.2). A file that another connection has put in the place of the one
+/// that was walked to is another node.
 #[derive(Debug)]
 pub struct Node {
     id: u64,
@@ -114,10 +114,9 @@ pub struct FidState {
 pub struct Model {
     pub read_only: bool,
     pub fids: BTreeMap<u32, FidState>,
-    /// Asks what the protocol asks, even where the program is known not to do it yet.
-    pub strict: bool,
     root: Rc<Node>,
-    index: BTreeMap<(u64, Vec<u8>), Weak<Node>>,
+    /// The nodes of each path, one for each file that it was when somebody walked to it.
+    index: BTreeMap<(u64, Vec<u8>), Vec<Weak<Node>>>,
     next_id: u64,
 }
 
@@ -167,7 +166,6 @@ impl Model {
         let mut model = Model {
             read_only,
             fids: BTreeMap::new(),
-            strict: false,
             root: root.clone(),
             index: BTreeMap::new(),
             next_id: 1,
@@ -188,59 +186,6 @@ impl Model {
 
     pub fn get(&self, fid: u32) -> Outcome<&FidState> {
         self.fids.get(&fid).ok_or(Errno::EBADF)
-    }
-
-    fn leaves_out(&self, fault: Fault) -> bool {
-        !self.strict && fault.is_open()
-    }
-
-    /// Whether a step would show a fault that is still open: not to be done then.
-    pub fn is_left_out(&self, op: &Op) -> bool {
-        match op {
-            Op::Rename { fid, dfid, name } => {
-                let (Ok(state), Ok(to)) = (self.get(*fid), self.get(*dfid)) else {
-                    return false;
-                };
-                let Some(from) = state.node.parent.borrow().clone() else {
-                    return false;
-                };
-                let old = state.node.name.borrow();
-                self.is_rename_left_out((&from, &old), (&to.node, &name.0))
-            }
-            Op::Renameat {
-                olddirfid,
-                oldname,
-                newdirfid,
-                newname,
-            } => {
-                let (Ok(from), Ok(to)) = (self.get(*olddirfid), self.get(*newdirfid)) else {
-                    return false;
-                };
-                self.is_rename_left_out((&from.node, &oldname.0), (&to.node, &newname.0))
-            }
-            _ => false,
-        }
-    }
-
-    fn is_rename_left_out(&self, from: (&Node, &[u8]), to: (&Node, &[u8])) -> bool {
-        let moved = self.child(from.0, from.1);
-        let over = self.child(to.0, to.1);
-        if self.leaves_out(Fault::NodeInItself)
-            && moved.as_ref().is_some_and(|moved| moved.id == to.0.id)
-        {
-            return true;
-        }
-        if !self.leaves_out(Fault::RenameOverLink) {
-            return false;
-        }
-        let (old, new) = (inode_at(from.0, from.1), inode_at(to.0, to.1));
-        let does_nothing = old.is_ok() && old == new;
-        match (moved, over) {
-            (Some(node), _) | (None, Some(node)) if node.kind == Kind::Directory => does_nothing,
-            (Some(moved), _) => does_nothing && old != Ok(moved.inode),
-            (None, Some(over)) => does_nothing != (old == Ok(over.inode)),
-            (None, None) => false,
-        }
     }
 
     fn writable(&self) -> Outcome<()> {
@@ -272,9 +217,10 @@ impl Model {
 
     // ---- the path tree ----
 
-    fn child(&self, parent: &Node, name: &[u8]) -> Option<Rc<Node>> {
+    fn children(&self, parent: &Node, name: &[u8]) -> Vec<Rc<Node>> {
         let key = (parent.id, name.to_vec());
-        self.index.get(&key).and_then(Weak::upgrade)
+        let nodes = self.index.get(&key).into_iter().flatten();
+        nodes.filter_map(Weak::upgrade).collect()
     }
 
     fn take_out(&mut self, node: &Rc<Node>) {
@@ -282,16 +228,15 @@ impl Model {
             return;
         };
         let key = (parent.id, node.name.borrow().clone());
-        let there = self.index.get(&key).and_then(Weak::upgrade);
-        if there.is_some_and(|there| there.id == node.id) {
-            self.index.remove(&key);
+        if let Some(nodes) = self.index.get_mut(&key) {
+            nodes.retain(|there| there.upgrade().is_some_and(|there| there.id != node.id));
         }
     }
 
     fn put_in(&mut self, node: &Rc<Node>) {
         let parent = node.parent.borrow().clone().expect("a node below another");
         let key = (parent.id, node.name.borrow().clone());
-        self.index.insert(key, Rc::downgrade(node));
+        self.index.entry(key).or_default().push(Rc::downgrade(node));
     }
 
     fn delete(&mut self, node: &Rc<Node>) {
@@ -307,9 +252,8 @@ impl Model {
         if kind == Kind::Special {
             return Err(Errno::EPERM);
         }
-        if let Some(known) = self.child(parent, name)
-            && known.inode == stat.st_ino
-        {
+        let mut known = self.children(parent, name).into_iter();
+        if let Some(known) = known.find(|known| known.inode == stat.st_ino) {
             return Ok(known);
         }
         let id = self.next_id;
@@ -674,15 +618,15 @@ impl Model {
         if same {
             return Ok(()); // two links of one file: rename(2) does nothing
         }
-        if let Some(over) = self.child(to, new) {
+        for over in self.children(to, new) {
             self.delete(&over);
         }
-        if let Some(moved) = self.child(from, old) {
+        for moved in self.children(from, old) {
             self.take_out(&moved);
             if moved.id == to.id {
                 // Another connection has moved it, and put another in its place.
                 moved.parent.replace(None);
-                return Ok(());
+                continue;
             }
             self.cut(&moved, to);
             moved.parent.replace(Some(to.clone()));
@@ -716,7 +660,7 @@ impl Model {
             UnlinkatFlags::NoRemoveDir
         };
         unlinkat(&parent.fd, name, flag)?;
-        if let Some(node) = self.child(parent, name) {
+        for node in self.children(parent, name) {
             self.delete(&node);
         }
         Ok(())

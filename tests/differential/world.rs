@@ -89,9 +89,6 @@ impl World {
     pub fn step(&mut self, step: &Step) -> Same {
         let client = &mut self.clients[step.connection];
         let model = &mut self.models[step.connection];
-        if model.is_left_out(&step.op) {
-            return Ok(());
-        }
         let mut pair = Pair {
             client,
             model,

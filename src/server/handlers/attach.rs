@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 
-use crate::limits::FRAME_BYTES;
+use crate::fs::name::Name;
+use crate::limits::{FRAME_BYTES, WALK_NAMES};
 use crate::p9::messages::{
     Message, Rattach, Rclunk, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion,
 };
@@ -49,8 +50,8 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
 /// Tattach -> Rattach. A fid for the attach point, or for what `aname` names below it.
 ///
 /// Errors, in this order: `EINVAL` afid given; `ENOMEM` no room for the fid; `EIO` the attach point
-/// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; then those of
-/// a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15).
+/// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; `E2BIG` more than
+/// [`WALK_NAMES`] parts; then those of a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15).
 pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     if t.afid != Fid::NONE {
         return Err(Errno::INVAL);
@@ -58,6 +59,10 @@ pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     s.fids.reserve(s.link.id, t.fid)?;
     let root = s.fs.attach(s.link.id)?;
     let path = t.aname.0.strip_prefix(b"/").unwrap_or(t.aname.0);
+    if let Err(errno) = check_path(s, path) {
+        s.fs.release(root);
+        return Err(errno);
+    }
     let node = if path.is_empty() {
         root
     } else {
@@ -69,6 +74,23 @@ pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     Ok(Rattach {
         qid: s.fs.qid(s.fs.root(s.link.id))?,
     })
+}
+
+/// Errors, in this order: `EINVAL` a part that is no name; `E2BIG` more than [`WALK_NAMES`].
+fn check_path(s: &mut Session<'_>, path: &[u8]) -> Result<(), Errno> {
+    let mut parts = 0;
+    if !path.is_empty() {
+        for part in path.split(|&byte| byte == b'/') {
+            Name::new(part)?;
+            parts += 1;
+        }
+    }
+    s.cost += 2 * parts;
+    if parts > WALK_NAMES {
+        Err(Errno::TOOBIG)
+    } else {
+        Ok(())
+    }
 }
 
 /// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already.

@@ -31,8 +31,15 @@ impl Session<'_> {
         }
     }
 
+    /// What a fid stands for. Error: `EBADF` no such fid.
     fn get(&self, fid: Fid) -> Result<State, Errno> {
-        self.fids.get(self.link.id, fid)
+        let state = self.fids.get(self.link.id, fid)?;
+        debug_assert!(self.fs.is_of(state.node(), self.link.id));
+        if self.fs.is_of(state.node(), self.link.id) {
+            Ok(state)
+        } else {
+            Err(Errno::BADF)
+        }
     }
 
     /// Nothing, if the attach point takes changes. Error: `EROFS` it does not; `EFAULT` instead with
@@ -52,7 +59,7 @@ impl Session<'_> {
 
     /// The directory that a fid stands for. Errors: `EBADF` no such fid; `EINVAL` deleted or not a
     /// directory.
-    fn directory(&self, fid: Fid) -> Result<(NodeId, State), Errno> {
+    fn directory(&mut self, fid: Fid) -> Result<(NodeId, State), Errno> {
         let state = self.get(fid)?;
         let node = state.node();
         if self.fs.is_deleted(node) || self.fs.kind(node)? != Kind::Directory {
@@ -63,7 +70,7 @@ impl Session<'_> {
 
     /// The directory in which a fid lets something be changed. Errors, in this order: those of
     /// [`Session::directory`]; `EINVAL` open; those of [`Session::writable`].
-    fn writable_directory(&self, fid: Fid) -> Result<NodeId, Errno> {
+    fn writable_directory(&mut self, fid: Fid) -> Result<NodeId, Errno> {
         let (node, state) = self.directory(fid)?;
         state.not_opened(Errno::INVAL)?;
         self.writable()?;

@@ -124,6 +124,10 @@ fn descend_with<'n>(
     names: impl Iterator<Item = &'n [u8]>,
     mut each: impl FnMut(Qid, Meta),
 ) -> Result<NodeId, Errno> {
+    // Once for all: a name found below a directory that is not deleted is not deleted either.
+    if s.fs.kind(from)? == Kind::Directory && s.fs.is_deleted(from) {
+        return Err(Errno::NOENT);
+    }
     s.fs.hold(from);
     let mut at = from;
     for name in names {
@@ -140,9 +144,6 @@ fn step(s: &mut Session<'_>, at: NodeId, name: &[u8]) -> Result<(NodeId, Meta), 
     let name = Name::new(name)?;
     if s.fs.kind(at)? != Kind::Directory {
         return Err(Errno::INVAL);
-    }
-    if s.fs.is_deleted(at) {
-        return Err(Errno::NOENT);
     }
     s.fs.walk(at, name)
 }

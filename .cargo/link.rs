@@ -36,9 +36,9 @@ fn main() {
         ]
     };
     // Panics abort and nothing walks the stack: the unwind tables that core and libc.a bring, 12 kB,
-    // are left out.
+    // are left out, and the names of the compilers.
     let script = PathBuf::from(var("OUT_DIR")).join("discard.ld");
-    let text = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame_hdr) *(.gcc_except_table*) } } INSERT AFTER .text;\n";
+    let text = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame_hdr) *(.gcc_except_table*) *(.comment) } } INSERT AFTER .text;\n";
     if let Err(error) = std::fs::write(&script, text) {
         println!("cargo::error=cannot write {}: {error}", script.display());
     }

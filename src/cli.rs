@@ -1,10 +1,9 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::errno::{Quoted, told};
 use crate::limits::CONNECTIONS;
 
 /// Which runtime is calling: what it hands over, and what it expects in its logs (gofer.md 1, 2).
@@ -44,6 +43,11 @@ impl<'a> Options<'a> {
         integer(self.text(name)).and_then(signed).unwrap_or(-1)
     }
 
+    /// The value of a flag that is a number without a sign.
+    pub fn size(&self, name: &str) -> u64 {
+        integer(self.text(name)).map_or(0, |(_, size)| size)
+    }
+
     /// Which runtime is calling.
     pub fn contract(&self) -> Contract {
         if self.number("spec-fd") >= 0 {
@@ -72,30 +76,34 @@ pub struct Refusal {
     /// 2 for a flag of the runtime, before the word `gofer`; 128 for everything else.
     pub status: i32,
     /// One line.
-    pub text: String,
+    pub text: &'static str,
 }
 
 /// Flags of the sub-command `gofer`, of both contracts (gofer.md 1.2), each with the letter of its type, and
 /// what it is without. s text, b bool, i int, u uint, F descriptors, t duration; the others, see [`choices`].
-const GOFER_FLAGS: &str = "apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true \
-    spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1 \
-    profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=";
+const GOFER_FLAGS: &str = "
+    apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true
+    spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1
+    profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=
+";
 
 /// Flags of the runtime itself, of both contracts, which stand before the word `gofer` (gofer.md 1.3, 1.4).
-const GLOBAL_FLAGS: &str = "root:s=/var/run/runsc log:s= log-format:s=text debug:b= debug-log:s= \
-    debug-log-format:s=text log-packets:b= log-fd:i=-1 debug-log-fd:i=-1 strace:b=false \
-    strace-syscalls:s= strace-log-size:u=1024 platform:s=ptrace network:n=sandbox \
-    file-access:a=exclusive overlay:b=false watchdog-action:w=log panic-signal:i= \
-    TESTONLY-unsafe-nonroot:b= systemd-cgroup:b= debug-command:s= panic-log:s= coverage-report:s= \
-    pcap-log:s= alsologtostderr:b= allow-flag-override:b= traceback:s= strace-event:b= \
-    platform_device_path:s= profile:b= profile-block:s= profile-cpu:s= profile-heap:s= \
-    profile-mutex:s= trace:s= rootless:b= ref-leak-mode:r= cpu-num-from-quota:b= oci-seccomp:b= \
-    enable-core-tags:b= pod-init-config:s= file-access-mounts:a= overlay2:s= fsgofer-host-uds:b= \
-    host-uds:h= host-fifo:o= vfs2:b= fuse:b= lisafs:b=true cgroupfs:b= ignore-cgroups:b= \
-    fdlimit:i= dcache:i= net-raw:b= gso:b= software-gso:b= gvisor-gro:t= tx-checksum-offload:b= \
-    rx-checksum-offload:b= qdisc:q= num-network-channels:i= buffer-pooling:b= \
-    EXPERIMENTAL-afxdp:b= TESTONLY-test-name-env:s= TESTONLY-allow-packet-endpoint-write:b= \
-    panic-log-fd:i= coverage-fd:i=";
+const GLOBAL_FLAGS: &str = "
+    root:s=/var/run/runsc version:b= log:s= log-format:s=text debug:b= debug-log:s=
+    debug-log-format:s=text log-packets:b= log-fd:i=-1 debug-log-fd:i=-1 strace:b=false
+    strace-syscalls:s= strace-log-size:u=1024 platform:s=ptrace network:n=sandbox
+    file-access:a=exclusive overlay:b=false watchdog-action:w=log panic-signal:i=
+    TESTONLY-unsafe-nonroot:b= systemd-cgroup:b= debug-command:s= panic-log:s= coverage-report:s=
+    pcap-log:s= alsologtostderr:b= allow-flag-override:b= traceback:s= strace-event:b=
+    platform_device_path:s= profile:b= profile-block:s= profile-cpu:s= profile-heap:s=
+    profile-mutex:s= trace:s= rootless:b= ref-leak-mode:r= cpu-num-from-quota:b= oci-seccomp:b=
+    enable-core-tags:b= pod-init-config:s= file-access-mounts:a= overlay2:s= fsgofer-host-uds:b=
+    host-uds:h= host-fifo:o= vfs2:b= fuse:b= lisafs:b=true cgroupfs:b= ignore-cgroups:b=
+    fdlimit:i= dcache:i= net-raw:b= gso:b= software-gso:b= gvisor-gro:t= tx-checksum-offload:b=
+    rx-checksum-offload:b= qdisc:q= num-network-channels:i= buffer-pooling:b=
+    EXPERIMENTAL-afxdp:b= TESTONLY-test-name-env:s= TESTONLY-allow-packet-endpoint-write:b=
+    panic-log-fd:i= coverage-fd:i=
+";
 
 /// A flag of the tables.
 struct Flag {
@@ -167,29 +175,24 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Comman
         words: words.clone(),
     };
     let global = |text| Refusal {
-        status: if words.clone().any(|word| word == b"gofer") {
-            2
-        } else {
-            128
-        },
+        status: if names_command(words.clone()) { 2 } else { 128 },
         text,
     };
     match parser.flags(&[GLOBAL_FLAGS], &mut options) {
         Ok(Stop::Help) => return Ok(Command::Help),
-        Ok(Stop::Version) => return Ok(Command::Version),
         Ok(Stop::Word(Some(b"gofer"))) => {
             let stop = parser.flags(&[GOFER_FLAGS], &mut options).map_err(local)?;
             return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
-            let word = word.escape_ascii();
-            return Err(local(format!(
+            let word = Quoted(word);
+            return Err(local(told(format_args!(
                 "unknown sub-command \"{word}\": only gofer is served"
-            )));
+            ))));
         }
         // No sub-command: the short form, where a flag of the gofer's is met (or nothing at all).
         Ok(Stop::Word(None)) => {}
-        Err(_) if !words.clone().any(|word| word == b"gofer") => {}
+        Err(_) if !names_command(words.clone()) => {}
         Err(text) => return Err(global(text)),
     }
     let mut options = Options::default();
@@ -202,39 +205,58 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Comman
     finish(&stop, options, &global)
 }
 
-fn local(text: String) -> Refusal {
+/// Whether the word `gofer` is there, and not as the value of the flag before it.
+fn names_command<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut takes_value = false;
+    for word in words {
+        if word == b"gofer" && !takes_value {
+            return true;
+        }
+        let name = word
+            .strip_prefix(b"-")
+            .map(|name| name.strip_prefix(b"-").unwrap_or(name));
+        takes_value = name
+            .and_then(|name| known(&[GOFER_FLAGS], name))
+            .is_some_and(|flag| flag.kind != b'b');
+    }
+    false
+}
+
+fn local(text: &'static str) -> Refusal {
     Refusal { status: 128, text }
 }
 
 fn finish<'a>(
     stop: &Stop<'a>,
     options: Options<'a>,
-    global: &dyn Fn(String) -> Refusal,
+    global: &dyn Fn(&'static str) -> Refusal,
 ) -> Result<Command<'a>, Refusal> {
     match stop {
         Stop::Help => return Ok(Command::Help),
-        Stop::Version => return Ok(Command::Version),
         Stop::Word(_) => {} // words behind the flags are ignored, as the original ignores them
+    }
+    if options.flag("version") {
+        return Ok(Command::Version);
     }
     check(&options, global)?;
     if options.text("bundle").is_empty() {
-        return Err(local("--bundle is missing".into()));
+        return Err(local("--bundle is missing"));
     }
     if options.io_fds.is_empty() {
-        return Err(local("--io-fds is missing".into()));
+        return Err(local("--io-fds is missing"));
     }
     Ok(Command::Serve(options))
 }
 
 /// The values that the original checks before its sub-command runs, each contract in its own words.
-fn check(options: &Options<'_>, global: &dyn Fn(String) -> Refusal) -> Result<(), Refusal> {
+fn check(options: &Options<'_>, global: &dyn Fn(&'static str) -> Refusal) -> Result<(), Refusal> {
     let is_l = options.contract() == Contract::L;
     let platform = options.text("platform");
     if platform != b"ptrace" && platform != b"kvm" {
-        let platform = platform.escape_ascii();
+        let platform = Quoted(platform);
         return Err(local(match is_l {
-            true => format!("unknown platform: {platform}"),
-            false => format!("invalid platform type \"{platform}\""),
+            true => told(format_args!("unknown platform: {platform}")),
+            false => told(format_args!("invalid platform type \"{platform}\"")),
         }));
     }
     for (kind, name) in [
@@ -242,12 +264,13 @@ fn check(options: &Options<'_>, global: &dyn Fn(String) -> Refusal) -> Result<()
         (b'n', "network"),
         (b'w', "watchdog-action"),
     ] {
-        let told = options.text(name);
-        let lower = told.to_ascii_lowercase();
-        let value = if is_l || kind != b'w' { told } else { &lower };
-        if let Err(why) = choose(kind, value, told) {
+        let shown = options.text(name);
+        let lower = shown.to_ascii_lowercase();
+        // Runtimes of 2018 and 2019 spell it LogWarning.
+        let value = if kind == b'w' { &lower } else { shown };
+        if let Err(why) = choose(kind, value, shown) {
             return Err(if is_l {
-                global(invalid(told, name, &why))
+                global(invalid(shown, name, why))
             } else {
                 local(why)
             });
@@ -255,26 +278,26 @@ fn check(options: &Options<'_>, global: &dyn Fn(String) -> Refusal) -> Result<()
     }
     if !is_l && options.flag("overlay") && options.text("file-access") == b"shared" {
         return Err(local(
-            "overlay flag is incompatible with shared file access".into(),
+            "overlay flag is incompatible with shared file access",
         ));
     }
     Ok(())
 }
 
-fn choose(kind: u8, value: &[u8], told: &[u8]) -> Result<(), String> {
+fn choose(kind: u8, value: &[u8], shown: &[u8]) -> Result<(), &'static str> {
     match choices(kind) {
         Some((words, what)) if !words.split(' ').any(|word| word.as_bytes() == value) => {
-            Err(format!("invalid {what} \"{}\"", told.escape_ascii()))
+            Err(told(format_args!("invalid {what} \"{}\"", Quoted(shown))))
         }
         _ => Ok(()),
     }
 }
 
-fn invalid(value: &[u8], name: &str, why: &str) -> String {
-    format!(
+fn invalid(value: &[u8], name: &str, why: &str) -> &'static str {
+    told(format_args!(
         "invalid value \"{}\" for flag -{name}: {why}",
-        value.escape_ascii()
-    )
+        Quoted(value)
+    ))
 }
 
 struct Parser<I> {
@@ -285,7 +308,6 @@ struct Parser<I> {
 enum Stop<'a> {
     Word(Option<&'a [u8]>),
     Help,
-    Version,
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
@@ -294,7 +316,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
         &mut self,
         tables: &[&'static str],
         options: &mut Options<'a>,
-    ) -> Result<Stop<'a>, String> {
+    ) -> Result<Stop<'a>, &'static str> {
         loop {
             let Some(word) = self.words.next() else {
                 return Ok(Stop::Word(None));
@@ -305,7 +327,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 Some(body) => body.strip_prefix(b"-").unwrap_or(body),
             };
             if body.starts_with(b"-") || body.starts_with(b"=") {
-                return Err(format!("bad flag syntax: {}", word.escape_ascii()));
+                return Err(told(format_args!("bad flag syntax: {}", Quoted(word))));
             }
             let equals = body.iter().position(|&byte| byte == b'=');
             let (name, value) = match equals.and_then(|at| body.split_at_checked(at)) {
@@ -314,18 +336,22 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
             };
             match name {
                 b"help" | b"h" => return Ok(Stop::Help),
-                b"version" => return Ok(Stop::Version),
                 _ => {}
             }
             let flag = known(tables, name).ok_or_else(|| {
-                format!("flag provided but not defined: -{}", name.escape_ascii())
+                told(format_args!(
+                    "flag provided but not defined: -{}",
+                    Quoted(name)
+                ))
             })?;
             let value = match value {
                 Some(value) => value,
                 None if flag.kind == b'b' => b"true",
                 None => {
                     let next = self.words.next();
-                    next.ok_or_else(|| format!("flag needs an argument: -{}", flag.name))?
+                    next.ok_or_else(|| {
+                        told(format_args!("flag needs an argument: -{}", flag.name))
+                    })?
                 }
             };
             take(options, &flag, value)?;
@@ -335,40 +361,40 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
 }
 
 /// Checks a value by its flag's type, and keeps the sockets. Error: what Go says.
-fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), String> {
+fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), &'static str> {
     let name = flag.name;
     let why = match flag.kind {
         b'b' if boolean(value).is_none() => {
-            let value = value.escape_ascii();
-            return Err(format!(
+            let value = Quoted(value);
+            return Err(told(format_args!(
                 "invalid boolean value \"{value}\" for -{name}: parse error"
-            ));
+            )));
         }
-        b'i' => integer(value).and_then(signed).err().map(String::from),
+        b'i' => integer(value).and_then(signed).err(),
         // Go's unsigned parser takes no sign at all.
-        b'u' if value.starts_with(b"+") || value.starts_with(b"-") => Some(SYNTAX.into()),
-        b'u' => integer(value).err().map(String::from),
-        b't' if duration(value).is_none() => Some(SYNTAX.into()),
+        b'u' if value.starts_with(b"+") || value.starts_with(b"-") => Some(SYNTAX),
+        b'u' => integer(value).err(),
+        b't' if duration(value).is_none() => Some(SYNTAX),
         b'F' => match decimal(value).and_then(signed) {
             Err(why) => {
                 let why = if why == SYNTAX { "invalid syntax" } else { why };
-                let value = value.escape_ascii();
-                Some(format!(
+                let value = Quoted(value);
+                Some(told(format_args!(
                     "invalid flag value: strconv.Atoi: parsing \"{value}\": {why}"
-                ))
+                )))
             }
-            Ok(number) if number < 0 => {
-                Some(format!("flag value must be greater than 0: {number}"))
-            }
+            Ok(number) if number < 0 => Some(told(format_args!(
+                "flag value must be greater than 0: {number}"
+            ))),
             Ok(_) if options.io_fds.len() == CONNECTIONS => {
-                return Err(format!("more than {CONNECTIONS} --io-fds"));
+                return Err(told(format_args!("more than {CONNECTIONS} --io-fds")));
             }
             Ok(number) => match i32::try_from(number) {
                 Ok(fd) => {
                     options.io_fds.push(fd);
                     None
                 }
-                Err(_) => Some(RANGE.into()),
+                Err(_) => Some(RANGE),
             },
         },
         // Their values are checked when it is known which runtime calls.
@@ -376,7 +402,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Stri
         b'a' if name == "file-access" => None,
         kind => choose(kind, value, value).err(),
     };
-    why.map_or(Ok(()), |why| Err(invalid(value, name, &why)))
+    why.map_or(Ok(()), |why| Err(invalid(value, name, why)))
 }
 
 const SYNTAX: &str = "parse error";
@@ -520,31 +546,19 @@ impl fmt::Display for Help {
             ("flags", HELP, GOFER_FLAGS),
             ("global flags", GLOBAL_HELP, GLOBAL_FLAGS),
         ] {
-            write!(f, "\n{title}:{help}  accepted from a runtime:")?;
-            let mut column = 80;
-            for Flag { name, .. } in all(table).filter(|flag| !is_in(help, flag.name)) {
-                column += name.len() + 1;
-                if column > 78 {
-                    f.write_str("\n   ")?;
-                    column = 4 + name.len();
-                }
-                write!(f, " {name}")?;
-            }
-            f.write_str("\n")?;
+            write!(
+                f,
+                "\n{title}:{help}  accepted, with types and defaults:{table}"
+            )?;
         }
         f.write_str(concat!(
+            "\n",
             "  --help               this text\n",
             "  --version            the version\n",
             "\n",
-            "exit codes: 0 all connections ended; 128 start-up failed or a flag is wrong; 2 a global flag is wrong;\n",
-            "            killed by SIGSYS: a system call outside the filter\n",
+            "exit codes: 0 all connections ended, 128 start-up failed, 2 a global flag is wrong",
         ))
     }
-}
-
-fn is_in(help: &str, name: &str) -> bool {
-    help.split_ascii_whitespace()
-        .any(|word| word.strip_prefix("--") == Some(name))
 }
 
 #[cfg(test)]
@@ -565,7 +579,7 @@ mod tests {
 
     fn fault(words: &[&str]) -> (i32, String) {
         match run(words) {
-            Err(Refusal { status, text }) => (status, text),
+            Err(Refusal { status, text }) => (status, text.into()),
             other => panic!("{other:?}"),
         }
     }
@@ -706,6 +720,10 @@ mod tests {
         assert_eq!(fault(&["gofer", "--io-fds=3"]).1, "--bundle is missing");
         assert_eq!(fault(&["gofer", "--bundle=b"]).1, "--io-fds is missing");
         assert_eq!(fault(&[]).1, "--bundle is missing");
+        assert_eq!(
+            serve(&["--bundle", "gofer", "--io-fds=3"]).text("bundle"),
+            b"gofer"
+        );
     }
 
     #[test]
@@ -733,7 +751,7 @@ mod tests {
             s("--watchdog-action=X"),
             (128, "invalid watchdog action \"X\"".into())
         );
-        assert_eq!(l("--watchdog-action=Panic").0, 2);
+        assert_eq!(l("--watchdog-action=Nothing").0, 2);
         assert_eq!(l("--host-uds=x").0, 2);
         assert_eq!(l("--gvisor-gro=1x").0, 2);
         let words = [

@@ -1,8 +1,37 @@
 //! Texts of errnos, as Go's programs print them: what operators of runtimes are used to read.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 use rustix::io::Errno;
+
+/// A text that lives as long as the process: for what start-up has to say, and never frees.
+pub fn told(text: fmt::Arguments<'_>) -> &'static str {
+    alloc::fmt::format(text).leak()
+}
+
+/// Bytes that print as text: what is not printable ASCII, quotes and backslashes are escaped.
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0 {
+            match byte {
+                b'\n' => f.write_str("\\n"),
+                b'\r' => f.write_str("\\r"),
+                b'\t' => f.write_str("\\t"),
+                b'"' | b'\'' | b'\\' => f.write_char('\\').and_then(|()| f.write_char(byte.into())),
+                b' '..=b'~' => f.write_char(byte.into()),
+                byte => {
+                    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('?');
+                    f.write_str("\\x")?;
+                    f.write_char(digit(byte >> 4))?;
+                    f.write_char(digit(byte & 15))
+                }
+            }?;
+        }
+        Ok(())
+    }
+}
 
 /// An errno that prints as its text.
 pub struct Text(pub Errno);
@@ -15,7 +44,7 @@ impl fmt::Display for Text {
         let mut texts = TEXTS.split('\n').filter_map(|line| line.split_once(' '));
         match texts.find(|(number, _)| number.as_bytes() == digits) {
             Some((_, text)) => f.write_str(text),
-            None => write!(f, "errno {number}"),
+            None => write!(f, "errno {}", i64::from(number)),
         }
     }
 }

@@ -59,6 +59,10 @@ pub const COST_BYTES: usize = 16 << 10;
 /// Descriptors closed, or fids of an ended connection freed, before the others get their turn.
 pub const RELEASES_PER_TURN: usize = 512;
 
+/// Fids of an ended connection given up before the others get their turn: each may close a file, and
+/// that may free its disk space.
+pub const FIDS_PER_TURN: usize = 32;
+
 /// Quiet time after which touched but unused memory goes back to the kernel, milliseconds.
 pub const TRIM_AFTER_MS: i32 = 100;
 
@@ -66,7 +70,7 @@ pub const TRIM_AFTER_MS: i32 = 100;
 pub const TRIM_EVERY_WAKEUPS: u32 = 1024;
 
 /// Memory looked through for that between two polls, bytes.
-pub const TRIM_STEP_BYTES: usize = 1 << 20;
+pub const TRIM_STEP_BYTES: usize = 4 << 20;
 
 /// Unit in which memory goes back, bytes: the largest page of the architecture.
 pub const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") {
@@ -78,8 +82,9 @@ pub const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") {
 /// Bytes getdents64(2) may fill at a time.
 pub const DIRENT_BYTES: usize = 32 << 10;
 
-/// Bytes of one log line; what does not fit is cut.
-pub const LOG_LINE_BYTES: usize = 1024;
+/// Bytes of one log line, which a pipe takes whole or not at all (`PIPE_BUF`); two names of
+/// [`NAME_BYTES`] fit, each byte escaped. What does not fit is cut.
+pub const LOG_LINE_BYTES: usize = 4096;
 
 /// Mounts of the spec that may get a connection, besides the root.
 pub const MOUNTS: usize = CONNECTIONS - 1;
@@ -88,8 +93,8 @@ pub const MOUNTS: usize = CONNECTIONS - 1;
 /// Brackets that nest cost 56 bytes a level, twice that while a list of them grows.
 pub const HEAP_PER_SPEC_BYTE: usize = 160;
 
-/// Heap for everything else that start-up allocates, bytes. Nothing is allocated once serving.
-pub const HEAP_BYTES: usize = 4 << 20;
+/// Heap for everything else that start-up allocates, bytes; a command line may have 2 MiB. Nothing is allocated once serving.
+pub const HEAP_BYTES: usize = 64 << 20;
 
 /// Descriptor of the detached clone of /proc/self/fd, where there is one.
 pub const PROC_FD: i32 = 3;

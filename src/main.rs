@@ -15,11 +15,12 @@ use core::fmt::{self, Display, Formatter};
 
 use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
-use gofer::errno::Text;
+use gofer::errno::{Quoted, Text, told};
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
 use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
+use gofer::log::open::Placed;
 use gofer::log::{self, Log};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
@@ -35,22 +36,17 @@ use gofer::tables::Key;
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
 
-/// Why start-up ends: one line that names the step, the file and the errno, and the exit code.
-struct Fatal {
-    text: &'static str,
-    status: i32,
-}
+/// Why start-up ends, with 128: one line that names the step, the file and the errno; empty if it was
+/// told already.
+struct Fatal(&'static str);
 
-fn fatal(text: String) -> Fatal {
-    Fatal {
-        text: text.leak(),
-        status: 128,
-    }
+fn fatal(text: &'static str) -> Fatal {
+    Fatal(text)
 }
 
 /// A step's name before its errno.
 fn step(what: impl Display) -> impl FnOnce(Errno) -> Fatal {
-    move |errno| fatal(format!("{what}: {}", Text(errno)))
+    move |errno| fatal(told(format_args!("{what}: {}", Text(errno))))
 }
 
 /// The program's exit code.
@@ -65,14 +61,17 @@ fn start(args: Args) -> i32 {
         Err(refusal) => {
             say(
                 2,
-                &format!("gofer: {}; --help lists the flags", refusal.text),
+                told(format_args!(
+                    "gofer: {}; --help lists the flags",
+                    refusal.text
+                )),
             );
             return refusal.status;
         }
     };
     match command {
         Command::Help => {
-            say(1, format!("{Help}").trim_end());
+            say(1, told(format_args!("{Help}")));
             0
         }
         Command::Version => {
@@ -81,22 +80,30 @@ fn start(args: Args) -> i32 {
         }
         Command::Serve(options) => match serve(&options, &words) {
             Ok(()) => 0,
-            Err(Fatal { text, status }) => {
-                say(2, text);
-                status
+            Err(Fatal(text)) => {
+                complain(text);
+                128
             }
         },
     }
 }
 
+/// Tells on standard error why start-up ends, if there is something to tell: one line, whatever the spec
+/// or a path holds.
+fn complain(text: &str) {
+    if !text.is_empty() {
+        say(2, &text.replace(|c: char| c.is_control(), "?"));
+    }
+}
+
 /// Prints a line, as far as it can be printed.
 fn say(fd: RawFd, text: &str) {
-    let line = format!("{text}\n");
-    let mut rest = line.as_bytes();
-    while !rest.is_empty() {
-        match rustix::io::write(fixed(fd), rest) {
-            Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
-            _ => return,
+    for mut rest in [text.as_bytes(), b"\n"] {
+        while !rest.is_empty() {
+            match rustix::io::write(fixed(fd), rest) {
+                Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
+                _ => return,
+            }
         }
     }
 }
@@ -104,16 +111,48 @@ fn say(fd: RawFd, text: &str) {
 /// All of it: read, confine, serve.
 fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    refuse_contract(options)?;
-    let sockets = adopt_sockets(options)?;
+    raw::ignore_write_signals().map_err(step("ignoring signals"))?;
     let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
     let mut log = Log::new(pid, host_zone());
-    let logs = log::open::open(options, &mut log).map_err(fatal)?;
+    let mut logs = Vec::new();
+    let sockets = match open_inherited(options, &mut log, &mut logs) {
+        Ok(sockets) => sockets,
+        Err(fault) => {
+            complain(fault.0); // before a log may take the place of standard error
+            if descriptors::settle(logs, &[]).is_ok() {
+                log.fatal(format_args!("{}", fault.0));
+            }
+            return Err(Fatal(""));
+        }
+    };
+    // Again: one of 0 to 2 may have been named, and moved.
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
     let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
     descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
     banner(options, words, &log);
-    serve_logged(options, sockets, &log)
-        .inspect_err(|fatal| log.fatal(format_args!("{}", fatal.text)))
+    serve_logged(options, sockets, &log).inspect_err(|fatal| log.fatal(format_args!("{}", fatal.0)))
+}
+
+/// The logs, so that all that goes wrong stands there, and the sockets.
+fn open_inherited(
+    options: &Options<'_>,
+    log: &mut Log,
+    logs: &mut Placed,
+) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
+    let number = |name| RawFd::try_from(options.number(name)).unwrap_or(-1);
+    let named = [number("log-fd"), number("debug-log-fd")];
+    let named: Vec<RawFd> = named.into_iter().filter(|&number| number >= 0).collect();
+    // Looked at before any is moved.
+    let checked = descriptors::check_named(&options.io_fds, &named);
+    log::open::open(options, log, logs).map_err(fatal)?;
+    refuse_contract(options)?;
+    checked.map_err(|(number, errno)| {
+        step(format_args!(
+            "err creating server on FD {}",
+            i64::from(number)
+        ))(errno)
+    })?;
+    adopt_sockets(options)
 }
 
 /// The later contract is known and not served yet: better one line now than a sandbox that hangs.
@@ -128,7 +167,7 @@ fn refuse_contract(options: &Options<'_>) -> Result<(), Fatal> {
     } else {
         "--spec-fd is not served yet; start without it"
     };
-    Err(fatal(why.into()))
+    Err(fatal(why))
 }
 
 /// Offset of the host's zone, read once, before the chroot; UTC where it cannot be had.
@@ -145,15 +184,15 @@ fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
     const STARS: &str = "***************************";
     let args: Vec<String> = words
         .iter()
-        .map(|word| format!("{}", word.escape_ascii()))
+        .map(|word| format!("{}", Quoted(word)))
         .collect();
     let (uid, gid) = (
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
-    let text = |bytes: &[u8]| format!("{}", bytes.escape_ascii());
+    let text = |name: &str| format!("{}", Quoted(options.text(name)));
     log.info(format_args!("{STARS}"));
-    log.info(format_args!("Args: [{}]", args.join(" ")));
+    log.long(format_args!("Args: [{}]", args.join(" ")));
     log.info(format_args!(
         "Git Revision: gofer {}",
         env!("CARGO_PKG_VERSION")
@@ -166,26 +205,23 @@ fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
     };
     log.info(format_args!("Launch contract: {contract}"));
     log.info(format_args!("Configuration:"));
-    log.info(format_args!("  RootDir: {}", text(options.text("root"))));
-    log.info(format_args!(
-        "  Platform: {}",
-        text(options.text("platform"))
-    ));
+    log.info(format_args!("  RootDir: {}", text("root")));
+    log.info(format_args!("  Platform: {}", text("platform")));
     log.info(format_args!(
         "  FileAccess: {}, overlay: {}",
-        text(options.text("file-access")),
+        text("file-access"),
         options.flag("overlay")
     ));
     log.info(format_args!(
         "  Network: {}, logging: {}",
-        text(options.text("network")),
+        text("network"),
         options.flag("log-packets")
     ));
     log.info(format_args!(
         "  Strace: {}, max size: {}, syscalls: {}",
         options.flag("strace"),
-        options.number("strace-log-size"),
-        text(options.text("strace-syscalls"))
+        options.size("strace-log-size"),
+        text("strace-syscalls")
     ));
     log.info(format_args!("{STARS}"));
 }
@@ -251,7 +287,8 @@ fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> 
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
-    CString::new(bytes).map_err(|_| fatal(format!("\"{}\": a NUL in a path", bytes.escape_ascii())))
+    CString::new(bytes)
+        .map_err(|_| fatal(told(format_args!("\"{}\": a NUL in a path", Quoted(bytes)))))
 }
 
 /// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`.
@@ -273,10 +310,10 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
         .saturating_add(HEAP_BYTES);
     entry::ARENA.provide(Region::reserve(heap));
     let spec = Spec::read(&text).map_err(|refusal| {
-        fatal(format!(
+        fatal(told(format_args!(
             "error reading spec: {refusal} in \"{}\"",
-            path.escape_ascii()
-        ))
+            Quoted(&path)
+        )))
     })?;
     log.long(format_args!("Spec: {}", OneLine(&text)));
     let len = text.len();
@@ -307,14 +344,17 @@ impl Display for OneLine<'_> {
             escaped = byte == b'\\' && !escaped;
             space
         }) {
-            f.write_str(core::str::from_utf8(word.trim_ascii_end()).unwrap_or("?"))?;
+            match core::str::from_utf8(word.trim_ascii_end()) {
+                Ok(word) => f.write_str(word)?,
+                Err(_) => write!(f, "{}", Quoted(word))?,
+            }
         }
         Ok(())
     }
 }
 
 fn spec_fault(what: &str, path: &[u8]) -> impl FnOnce(Errno) -> Fatal {
-    step(format!("error {what} spec: open {}", path.escape_ascii()))
+    step(format!("error {what} spec: open {}", Quoted(path)))
 }
 
 fn reduce_capabilities(log: &Log) -> Result<rustix::thread::CapabilitySet, Fatal> {
@@ -339,17 +379,18 @@ fn reduce_capabilities(log: &Log) -> Result<rustix::thread::CapabilitySet, Fatal
 }
 
 fn enter_root(path: &[u8], log: &Log) -> Result<(), Fatal> {
-    let name = path.escape_ascii();
+    let name = Quoted(path);
     root::enter(&c_string(path)?).map_err(|fault| match fault {
-        RootFault::Chroot(errno) => {
-            fatal(format!("failed to chroot to \"{name}\": {}", Text(errno)))
-        }
-        RootFault::Chdir(errno) => fatal(format!("failed to change working dir: {}", Text(errno))),
+        RootFault::Chroot(errno) => fatal(told(format_args!(
+            "failed to chroot to \"{name}\": {}",
+            Text(errno)
+        ))),
+        RootFault::Chdir(errno) => fatal(told(format_args!(
+            "failed to change working dir: {}",
+            Text(errno)
+        ))),
     })?;
-    log.info(format_args!(
-        "Process chroot'd to \"{}\"",
-        path.escape_ascii()
-    ));
+    log.info(format_args!("Process chroot'd to \"{}\"", Quoted(path)));
     Ok(())
 }
 
@@ -364,7 +405,7 @@ fn open_attach_points(
     let mut numbers = sockets.iter().map(|(_, number)| *number);
     if let Some(number) = numbers.next() {
         let root = Attach::open(b"/", spec.root_read_only);
-        let (name, read_only) = (root_path.escape_ascii(), spec.root_read_only);
+        let (name, read_only) = (Quoted(root_path), spec.root_read_only);
         log.info(format_args!(
             "Serving \"/\" mapped to \"{name}\" on FD {number} (ro: {read_only})"
         ));
@@ -376,9 +417,9 @@ fn open_attach_points(
         let number = numbers.next().ok_or_else(|| {
             let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
             let options = mount.options.join(" ");
-            fatal(format!(
+            fatal(told(format_args!(
                 "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
-            ))
+            )))
         })?;
         let attach = Attach::open(destination.as_bytes(), mount.read_only);
         log.info(format_args!(
@@ -389,11 +430,11 @@ fn open_attach_points(
         attaches.push(attach);
     }
     if attaches.len() != sockets.len() || spec.mount_count + 1 != sockets.len() {
-        return Err(fatal(format!(
+        return Err(fatal(told(format_args!(
             "too many FDs passed for mounts. mounts: {}, FDs: {}",
             spec.mount_count + 1,
             sockets.len()
-        )));
+        ))));
     }
     Ok(attaches)
 }

@@ -1,20 +1,24 @@
 //! The OCI spec: the few fields that decide what is served (gofer.md 2.4 to 2.6). Makes no system call.
 //!
-//! The file is read once, into fields of ours; all others are skipped as they come. Keys are compared
-//! without regard to case, and a key that comes twice counts the last time, as Go's encoding/json does.
+//! The sandbox reads the same file by Go's encoding/json into the OCI's own types, and a disagreement
+//! would shift which mount answers on which socket. So every known field's type is checked (the table
+//! [`SCHEMA`]), keys fold their case, a key that comes twice is read into what is there already, null
+//! leaves or takes away, and text that Go mends is mended before it is parsed ([`mend`]).
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 
 use miniserde::de::{Map, Seq, Visitor};
 use miniserde::{Deserialize, json};
 
 use crate::limits::MOUNTS;
+use crate::sys::memory::Region;
 
-/// What start-up needs of a spec.
+/// What start-up needs of a spec. Its strings are never freed: what start-up allocates lives as long as
+/// the process.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spec {
     /// `root.path`, as written: absolute, or relative to the bundle.
@@ -49,8 +53,12 @@ pub struct Mount {
 /// Why a spec is refused; each text is the original's (gofer.md 2.5).
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Not JSON, or a field of the wrong type.
-    NotASpec,
+    /// Not JSON.
+    NotJson,
+    /// Brackets nest deeper than Go reads them.
+    TooDeep,
+    /// A field of the wrong type: what was found, the field's structure, its key, its Go type.
+    Mismatch(&'static str, &'static str, &'static str, &'static str),
     /// No `process`.
     NoProcess,
     /// No `process.args`.
@@ -76,13 +84,18 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotASpec => write!(f, "not a JSON object, or a field has the wrong type"),
-            Self::NoProcess => write!(f, "Spec.Process must be defined: "),
-            Self::NoArgs => write!(f, "Spec.Process.Arg must be defined: "),
-            Self::NoRoot => write!(f, "Spec.Root must be defined: "),
-            Self::NoRootPath => write!(f, "Spec.Root.Path must be defined: "),
-            Self::Solaris => write!(f, "Spec.Solaris is not supported: "),
-            Self::Windows => write!(f, "Spec.Windows is not supported: "),
+            Self::NotJson => f.write_str("invalid JSON"),
+            Self::TooDeep => f.write_str("exceeded max depth"),
+            Self::Mismatch(found, of, key, kind) => write!(
+                f,
+                "json: cannot unmarshal {found} into Go struct field {of}.{key} of type {kind}"
+            ),
+            Self::NoProcess => f.write_str("Spec.Process must be defined: "),
+            Self::NoArgs => f.write_str("Spec.Process.Arg must be defined: "),
+            Self::NoRoot => f.write_str("Spec.Root must be defined: "),
+            Self::NoRootPath => f.write_str("Spec.Root.Path must be defined: "),
+            Self::Solaris => f.write_str("Spec.Solaris is not supported: "),
+            Self::Windows => f.write_str("Spec.Windows is not supported: "),
             Self::SeLinux(label) => write!(f, "SELinux is not supported: {label}"),
             Self::RelativeMount(at, destination) => {
                 write!(
@@ -90,91 +103,535 @@ impl fmt::Display for Refusal {
                     "Spec.Mounts[{at}] Mount.Destination must be an absolute path: {destination}"
                 )
             }
-            Self::NoSandboxId => write!(
-                f,
-                "spec has container-type of container, but no sandbox ID set"
-            ),
+            Self::NoSandboxId => {
+                f.write_str("spec has container-type of container, but no sandbox ID set")
+            }
             Self::ContainerType(kind) => write!(f, "unknown container-type: {kind}"),
         }
     }
 }
 
-const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// The OCI's types (runtime-spec 1.0.2), one structure a line: its name, then its keys with their types.
+/// `s` string, `b` boolean, `i` and `u` with bits for integers, `a` anything, `[` list of, `{` map from
+/// strings to, a name for a structure; `*` before it for a pointer, which null takes away. Of an
+/// `Object` only is asked that it is one: what it holds is not looked at (issue 4).
+const SCHEMA: &str = "\
+Spec ociVersion:s process:*Process root:*Root hostname:s mounts:[Mount hooks:*Hooks annotations:{s linux:*Linux solaris:*Object windows:*Object vm:*Object
+Process terminal:b consoleSize:*Box user:User args:[s commandLine:s env:[s cwd:s capabilities:*LinuxCapabilities rlimits:[POSIXRlimit noNewPrivileges:b apparmorProfile:s oomScoreAdj:*i64 selinuxLabel:s
+LinuxCapabilities bounding:[s effective:[s inheritable:[s permitted:[s ambient:[s
+Box height:u64 width:u64
+User uid:u32 gid:u32 umask:*u32 additionalGids:[u32 username:s
+Root path:s readonly:b
+Mount destination:s type:s source:s options:[s
+Hook path:s args:[s env:[s timeout:*i64
+Hooks prestart:[Hook createRuntime:[Hook createContainer:[Hook startContainer:[Hook poststart:[Hook poststop:[Hook
+Linux uidMappings:[LinuxIDMapping gidMappings:[LinuxIDMapping sysctl:{s resources:*Object cgroupsPath:s namespaces:[LinuxNamespace devices:[Object seccomp:*Object rootfsPropagation:s maskedPaths:[s readonlyPaths:[s mountLabel:s intelRdt:*Object personality:*Object
+LinuxNamespace type:s path:s
+LinuxIDMapping containerID:u32 hostID:u32 size:u32
+POSIXRlimit type:s hard:u64 soft:u64
+Object -:a";
 
-impl Spec {
-    /// Reads and checks a spec. Its strings stay on the heap for good. The refusals are told in the order in which [`Refusal`] lists them.
-    pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
-        let file: FileFields = json::from_str(&text(bytes)).map_err(|_| Refusal::NotASpec)?;
-        let process = file.process.0.ok_or(Refusal::NoProcess)?;
-        if process.args.0 == 0 {
-            return Err(Refusal::NoArgs);
-        }
-        let root = file.root.0.ok_or(Refusal::NoRoot)?;
-        if root.path.0.is_empty() {
-            return Err(Refusal::NoRootPath);
-        }
-        if file.solaris.0 {
-            return Err(Refusal::Solaris);
-        }
-        if file.windows.0 {
-            return Err(Refusal::Windows);
-        }
-        if !process.selinux.0.is_empty() {
-            return Err(Refusal::SeLinux(process.selinux.0));
-        }
-        if let Some((at, destination)) = file.mounts.relative {
-            return Err(Refusal::RelativeMount(at, destination));
-        }
-        let annotations = file.annotations;
-        match annotations.container_type {
-            None | Some("sandbox") => {}
-            Some("container") if annotations.has_sandbox_id => {}
-            Some("container") => return Err(Refusal::NoSandboxId),
-            Some(kind) => return Err(Refusal::ContainerType(kind)),
-        }
-        Ok(Self {
-            root_path: root.path.0,
-            root_read_only: root.readonly.0,
-            mounts: file.mounts.served,
-            mount_count: file.mounts.count,
-            apparmor: process.apparmor.0,
-            has_seccomp: file.linux.0.is_some_and(|linux| linux.seccomp.0),
-        })
+/// The fields that are kept. A field that the table does not know is `Other`, and so is what lies in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Other,
+    File,
+    Process,
+    Args,
+    SeLinux,
+    AppArmor,
+    Root,
+    RootPath,
+    RootReadOnly,
+    Mounts,
+    Mount,
+    Destination,
+    MountType,
+    Source,
+    Options,
+    Option,
+    Annotations,
+    ContainerType,
+    SandboxId,
+    Linux,
+    Seccomp,
+    Solaris,
+    Windows,
+}
+
+/// Where `key` of `place` leads.
+fn below(place: Place, key: &str) -> Place {
+    match (place, key) {
+        (Place::File, "process") => Place::Process,
+        (Place::File, "root") => Place::Root,
+        (Place::File, "mounts") => Place::Mounts,
+        (Place::File, "annotations") => Place::Annotations,
+        (Place::File, "linux") => Place::Linux,
+        (Place::File, "solaris") => Place::Solaris,
+        (Place::File, "windows") => Place::Windows,
+        (Place::Process, "args") => Place::Args,
+        (Place::Process, "selinuxLabel") => Place::SeLinux,
+        (Place::Process, "apparmorProfile") => Place::AppArmor,
+        (Place::Root, "path") => Place::RootPath,
+        (Place::Root, "readonly") => Place::RootReadOnly,
+        (Place::Mount, "destination") => Place::Destination,
+        (Place::Mount, "type") => Place::MountType,
+        (Place::Mount, "source") => Place::Source,
+        (Place::Mount, "options") => Place::Options,
+        (Place::Annotations, "io.kubernetes.cri.container-type") => Place::ContainerType,
+        (Place::Annotations, "io.kubernetes.cri.sandbox-id") => Place::SandboxId,
+        (Place::Linux, "seccomp") => Place::Seccomp,
+        _ => Place::Other,
     }
 }
 
-/// The file's text: each byte that is not part of a character becomes U+FFFD, as in Go.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    let mut rest = bytes;
-    let mut whole = String::new();
-    loop {
-        match core::str::from_utf8(rest) {
-            Ok(good) if whole.is_empty() => return Cow::Borrowed(good),
-            Ok(good) => {
-                whole.push_str(good);
-                return Cow::Owned(whole);
-            }
-            Err(bad) => {
-                let (good, behind) = rest.split_at(bad.valid_up_to());
-                whole.push_str(core::str::from_utf8(good).unwrap_or_default());
-                whole.push(char::REPLACEMENT_CHARACTER);
-                rest = behind.get(1..).unwrap_or_default();
-            }
+/// A list as Go fills it: reading it again begins at its start, over what its items hold already.
+#[derive(Default)]
+struct List<T> {
+    items: Vec<T>,
+    len: usize,
+}
+
+impl<T: Default> List<T> {
+    fn next(&mut self) {
+        if self.len == self.items.len() {
+            self.items.push(T::default());
         }
+        self.len += 1;
+    }
+
+    fn last(&mut self) -> Option<&mut T> {
+        self.items.get_mut(self.len.checked_sub(1)?)
+    }
+
+    fn filled(&self) -> &[T] {
+        self.items.get(..self.len).unwrap_or_default()
+    }
+}
+
+#[derive(Default)]
+struct RawMount {
+    destination: &'static str,
+    kind: &'static str,
+    source: &'static str,
+    options: List<&'static str>,
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Kept {
+    has_process: bool,
+    args: usize,
+    selinux: &'static str,
+    apparmor: &'static str,
+    has_root: bool,
+    root_path: &'static str,
+    root_read_only: bool,
+    mounts: List<RawMount>,
+    container_type: Option<&'static str>,
+    has_sandbox_id: bool,
+    has_seccomp: bool,
+    has_solaris: bool,
+    has_windows: bool,
+}
+
+impl Kept {
+    /// A pointer, a list or a map at `place` is null: Go forgets what it held.
+    fn forget(&mut self, place: Place) {
+        match place {
+            Place::Process => {
+                (self.has_process, self.args, self.selinux, self.apparmor) = (false, 0, "", "");
+            }
+            Place::Root => {
+                (self.has_root, self.root_path, self.root_read_only) = (false, "", false)
+            }
+            Place::Args => self.args = 0,
+            Place::Mounts => self.mounts = List::default(),
+            Place::Options => {
+                if let Some(mount) = self.mounts.last() {
+                    mount.options = List::default();
+                }
+            }
+            Place::Annotations => (self.container_type, self.has_sandbox_id) = (None, false),
+            Place::Linux | Place::Seccomp => self.has_seccomp = false,
+            Place::Solaris => self.has_solaris = false,
+            Place::Windows => self.has_windows = false,
+            _ => {}
+        }
+    }
+
+    /// A structure, a list or a map at `place` begins.
+    fn begin(&mut self, place: Place) {
+        match place {
+            Place::Process => self.has_process = true,
+            Place::Root => self.has_root = true,
+            Place::Args => self.args = 0,
+            Place::Mounts => self.mounts.len = 0,
+            Place::Options => {
+                if let Some(mount) = self.mounts.last() {
+                    mount.options.len = 0;
+                }
+            }
+            Place::Seccomp => self.has_seccomp = true,
+            Place::Solaris => self.has_solaris = true,
+            Place::Windows => self.has_windows = true,
+            _ => {}
+        }
+    }
+
+    /// An item of the list at `place` comes; where it is.
+    fn item(&mut self, place: Place) -> Place {
+        match place {
+            Place::Args => {
+                self.args += 1;
+                Place::Other
+            }
+            Place::Mounts => {
+                self.mounts.next();
+                Place::Mount
+            }
+            Place::Options => {
+                if let Some(mount) = self.mounts.last() {
+                    mount.options.next();
+                }
+                Place::Option
+            }
+            _ => Place::Other,
+        }
+    }
+
+    fn text(&mut self, place: Place, text: &str) {
+        let keep = || String::from(text).leak();
+        match place {
+            Place::SeLinux => self.selinux = keep(),
+            Place::AppArmor => self.apparmor = keep(),
+            Place::RootPath => self.root_path = keep(),
+            Place::ContainerType => self.container_type = Some(keep()),
+            Place::SandboxId => self.has_sandbox_id = true,
+            Place::Destination | Place::MountType | Place::Source | Place::Option => {
+                let Some(mount) = self.mounts.last() else {
+                    return;
+                };
+                match place {
+                    Place::Destination => mount.destination = keep(),
+                    Place::MountType => mount.kind = keep(),
+                    Place::Source => mount.source = keep(),
+                    _ => {
+                        if let Some(option) = mount.options.last() {
+                            *option = keep();
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What all values of a file are read into.
+#[derive(Default)]
+struct Sink {
+    kept: RefCell<Kept>,
+    /// The first field of a wrong type; Go tells of it when all is read.
+    mismatch: Cell<Option<Refusal>>,
+}
+
+/// A value: where it is, and what it must be.
+#[derive(Clone, Copy)]
+struct Value<'s> {
+    sink: &'s Sink,
+    place: Place,
+    kind: &'static str,
+    /// The structure and the key that it belongs to.
+    of: &'static str,
+    key: &'static str,
+}
+
+/// Anything.
+const ANY: &str = "a";
+
+impl<'s> Value<'s> {
+    /// The type without its pointer.
+    fn plain(&self) -> &'static str {
+        self.kind.strip_prefix('*').unwrap_or(self.kind)
+    }
+
+    fn mismatch(&self, found: &'static str) -> miniserde::Result<()> {
+        let first = self.sink.mismatch.take();
+        let this = Refusal::Mismatch(found, self.of, self.key, self.kind);
+        self.sink.mismatch.set(Some(first.unwrap_or(this)));
+        Ok(())
+    }
+
+    fn integer(&self, negative: bool, magnitude: u64) -> miniserde::Result<()> {
+        let fits = match self.plain() {
+            "i64" => magnitude < 1 << 63 || negative && magnitude == 1 << 63,
+            "u16" => !negative && magnitude < 1 << 16,
+            "u32" => !negative && magnitude < 1 << 32,
+            "u64" => !negative,
+            kind => kind == ANY,
+        };
+        if fits {
+            Ok(())
+        } else {
+            self.mismatch("number")
+        }
+    }
+
+    /// A value that is skipped: of an unknown field, or of the wrong type.
+    fn skipped(&self) -> Self {
+        Self {
+            place: Place::Other,
+            kind: ANY,
+            ..*self
+        }
+    }
+
+    /// A list, a map or a structure begins: `open` is what its type must begin with.
+    fn container(&self, open: &str, found: &'static str) -> Container<'s> {
+        let of = match self.plain().strip_prefix(open) {
+            _ if self.plain() == ANY => self.skipped(),
+            None => {
+                let _told = self.mismatch(found);
+                self.skipped()
+            }
+            Some(kind) => {
+                self.sink.kept.borrow_mut().begin(self.place);
+                Self { kind, ..*self }
+            }
+        };
+        Container {
+            of,
+            child: of,
+            is_map: open == "{",
+        }
+    }
+
+    fn is_structure(&self) -> bool {
+        self.plain().starts_with(|c: char| c.is_ascii_uppercase())
+    }
+}
+
+impl Visitor for Value<'_> {
+    fn null(&mut self) -> miniserde::Result<()> {
+        if self.kind.starts_with(['*', '[', '{']) {
+            self.sink.kept.borrow_mut().forget(self.place);
+        }
+        Ok(())
+    }
+
+    fn boolean(&mut self, value: bool) -> miniserde::Result<()> {
+        match self.plain() {
+            "b" => {
+                if self.place == Place::RootReadOnly {
+                    self.sink.kept.borrow_mut().root_read_only = value;
+                }
+                Ok(())
+            }
+            ANY => Ok(()),
+            _ => self.mismatch("bool"),
+        }
+    }
+
+    fn string(&mut self, text: &str) -> miniserde::Result<()> {
+        match self.plain() {
+            "s" => {
+                self.sink.kept.borrow_mut().text(self.place, text);
+                Ok(())
+            }
+            ANY => Ok(()),
+            _ => self.mismatch("string"),
+        }
+    }
+
+    fn negative(&mut self, value: i64) -> miniserde::Result<()> {
+        self.integer(value < 0, value.unsigned_abs())
+    }
+
+    fn nonnegative(&mut self, value: u64) -> miniserde::Result<()> {
+        self.integer(false, value)
+    }
+
+    fn float(&mut self, _: f64) -> miniserde::Result<()> {
+        if self.plain() == ANY {
+            Ok(())
+        } else {
+            self.mismatch("number")
+        }
+    }
+
+    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
+        Ok(Box::new(self.container("[", "array")))
+    }
+
+    fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
+        Ok(Box::new(self.container(
+            if self.is_structure() { "" } else { "{" },
+            "object",
+        )))
+    }
+}
+
+/// A list, a map or a structure under way.
+struct Container<'s> {
+    /// Where it is, and its items' type or the structure's name.
+    of: Value<'s>,
+    child: Value<'s>,
+    is_map: bool,
+}
+
+impl Seq for Container<'_> {
+    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
+        let place = self.of.sink.kept.borrow_mut().item(self.of.place);
+        self.child = Value { place, ..self.of };
+        Ok(&mut self.child)
+    }
+
+    fn finish(&mut self) -> miniserde::Result<()> {
+        Ok(())
+    }
+}
+
+impl Map for Container<'_> {
+    fn key(&mut self, key: &str) -> miniserde::Result<&mut dyn Visitor> {
+        let of = self.of;
+        self.child = if of.kind == ANY {
+            of
+        } else if self.is_map {
+            // By its one spelling, and empty until its value comes: null leaves it so.
+            let place = below(of.place, key);
+            of.sink.kept.borrow_mut().text(place, "");
+            Value { place, ..of }
+        } else {
+            match field(of.kind, key) {
+                Some((key, kind)) => Value {
+                    sink: of.sink,
+                    place: below(of.place, key),
+                    kind,
+                    of: of.kind,
+                    key,
+                },
+                None => of.skipped(),
+            }
+        };
+        Ok(&mut self.child)
+    }
+
+    fn finish(&mut self) -> miniserde::Result<()> {
+        Ok(())
+    }
+}
+
+/// The key of structure `name` that `key` is a spelling of, and its type.
+fn field(name: &str, key: &str) -> Option<(&'static str, &'static str)> {
+    let mut structures = SCHEMA.split('\n').filter_map(|line| line.split_once(' '));
+    let (_, fields) = structures.find(|(known, _)| *known == name)?;
+    let mut fields = fields.split(' ').filter_map(|field| field.split_once(':'));
+    fields.find(|(known, _)| is_same_key(key, known))
+}
+
+/// Whether two keys are the same but for case. Go folds two letters beyond ASCII to ASCII ones.
+fn is_same_key(key: &str, known: &str) -> bool {
+    let folded = key.chars().map(|c| match c {
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        c => c.to_ascii_lowercase(),
+    });
+    folded.eq(known.chars().map(|c| c.to_ascii_lowercase()))
+}
+
+/// A file under way.
+struct File(Value<'static>);
+
+impl Deserialize for File {
+    fn begin(out: &mut Option<Self>) -> &mut dyn Visitor {
+        let sink: &'static Sink = Box::leak(Box::new(<Sink as Default>::default()));
+        let file = Value {
+            sink,
+            place: Place::File,
+            kind: "Spec",
+            of: "",
+            key: "",
+        };
+        &mut out.insert(Self(file)).0
+    }
+}
+
+const CONTAINER_KINDS: [&str; 2] = ["sandbox", "container"];
+
+impl Spec {
+    /// Reads and checks a spec. The refusals are told in the order in which [`Refusal`] lists them.
+    pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
+        // Outside the heap, so that it goes back whole: U+FFFD is the longest that a byte becomes.
+        let mut room = Region::reserve(bytes.len() * char::REPLACEMENT_CHARACTER.len_utf8());
+        let File(file) = json::from_str(mend(bytes, &mut room)?).map_err(|_| Refusal::NotJson)?;
+        let len = room.len();
+        room.discard(0..len);
+        if let Some(mismatch) = file.sink.mismatch.take() {
+            return Err(mismatch);
+        }
+        Self::check(&file.sink.kept.borrow())
+    }
+
+    fn check(kept: &Kept) -> Result<Self, Refusal> {
+        let relative = kept
+            .mounts
+            .filled()
+            .iter()
+            .position(|mount| !mount.destination.starts_with('/'));
+        let refusals = [
+            (!kept.has_process, Refusal::NoProcess),
+            (kept.args == 0, Refusal::NoArgs),
+            (!kept.has_root, Refusal::NoRoot),
+            (kept.root_path.is_empty(), Refusal::NoRootPath),
+            (kept.has_solaris, Refusal::Solaris),
+            (kept.has_windows, Refusal::Windows),
+            (!kept.selinux.is_empty(), Refusal::SeLinux(kept.selinux)),
+        ];
+        if let Some((_, refusal)) = refusals.into_iter().find(|(is_so, _)| *is_so) {
+            return Err(refusal);
+        }
+        if let Some(at) = relative {
+            let destination = kept
+                .mounts
+                .filled()
+                .get(at)
+                .map_or("", |mount| mount.destination);
+            return Err(Refusal::RelativeMount(at, destination));
+        }
+        match kept.container_type {
+            Some("container") if !kept.has_sandbox_id => return Err(Refusal::NoSandboxId),
+            Some(kind) if !CONTAINER_KINDS.contains(&kind) => {
+                return Err(Refusal::ContainerType(kind));
+            }
+            _ => {}
+        }
+        let served = || kept.mounts.filled().iter().filter(|mount| is_served(mount));
+        let mounts = served().take(MOUNTS).map(|mount| Mount {
+            destination: mount.destination,
+            kind: mount.kind,
+            source: mount.source,
+            options: mount.options.filled().to_vec(),
+            read_only: mount.options.filled().contains(&"ro"),
+        });
+        Ok(Self {
+            root_path: kept.root_path,
+            root_read_only: kept.root_read_only,
+            mounts: mounts.collect(),
+            mount_count: served().count(),
+            apparmor: kept.apparmor,
+            has_seccomp: kept.has_seccomp,
+        })
     }
 }
 
 /// Whether a mount is served (gofer.md 2.6, the rule of 2018): a bind mount with a source, and not
 /// one of those that the sandbox makes itself below /dev.
-fn is_served(mount: &MountFields) -> bool {
-    mount.kind.0 == "bind" && !mount.source.0.is_empty() && !is_sandbox_device(mount.destination.0)
+fn is_served(mount: &RawMount) -> bool {
+    mount.kind == "bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)
 }
 
-const SANDBOX_DEVICES: [&str; 12] = [
-    "fd", "stdin", "stdout", "stderr", "null", "zero", "full", "random", "urandom", "shm", "pts",
-    "ptmx",
-];
+const SANDBOX_DEVICES: &str = "fd stdin stdout stderr null zero full random urandom shm pts ptmx";
 
 fn is_sandbox_device(destination: &str) -> bool {
     let mut parts: Vec<&str> = Vec::new();
@@ -187,376 +644,170 @@ fn is_sandbox_device(destination: &str) -> bool {
     }
     match parts.as_slice() {
         ["dev"] => true,
-        ["dev", device, ..] => SANDBOX_DEVICES.contains(device),
+        ["dev", device, ..] => SANDBOX_DEVICES.split(' ').any(|known| known == *device),
         _ => false,
     }
 }
 
-/// A value of any kind that is skipped.
-struct Skipped;
+/// Go's limit of brackets in brackets.
+const DEPTH: usize = 10_000;
 
-impl Visitor for Skipped {
-    fn null(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn boolean(&mut self, _: bool) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn string(&mut self, _: &str) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn negative(&mut self, _: i64) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn nonnegative(&mut self, _: u64) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn float(&mut self, _: f64) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        Ok(Box::new(Self))
-    }
-    fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
-        Ok(Box::new(Self))
-    }
-}
-
-impl Seq for Skipped {
-    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        Ok(self)
-    }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-}
-
-impl Map for Skipped {
-    fn key(&mut self, _: &str) -> miniserde::Result<&mut dyn Visitor> {
-        Ok(self)
-    }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-}
-
-/// A string, which is never freed: what start-up allocates lives as long as the process. Null leaves it.
-#[derive(Default)]
-struct Text(&'static str);
-
-impl Visitor for Text {
-    fn null(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn string(&mut self, text: &str) -> miniserde::Result<()> {
-        self.0 = String::from(text).leak();
-        Ok(())
-    }
-}
-
-/// A boolean; null leaves it.
-#[derive(Default)]
-struct Flag(bool);
-
-impl Visitor for Flag {
-    fn null(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-    fn boolean(&mut self, value: bool) -> miniserde::Result<()> {
-        self.0 = value;
-        Ok(())
-    }
-}
-
-/// Whether an object is there; null takes it away.
-#[derive(Default)]
-struct Present(bool);
-
-impl Visitor for Present {
-    fn null(&mut self) -> miniserde::Result<()> {
-        self.0 = false;
-        Ok(())
-    }
-    fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
-        self.0 = true;
-        Ok(Box::new(Skipped))
-    }
-}
-
-/// How many strings a list has; null takes them away.
-#[derive(Default)]
-struct Count(usize);
-
-struct CountSeq<'a>(&'a mut usize, Text);
-
-impl Visitor for Count {
-    fn null(&mut self) -> miniserde::Result<()> {
-        self.0 = 0;
-        Ok(())
-    }
-    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        self.0 = 0;
-        Ok(Box::new(CountSeq(&mut self.0, Text::default())))
-    }
-}
-
-impl Seq for CountSeq<'_> {
-    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        *self.0 += 1;
-        Ok(&mut self.1)
-    }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-}
-
-/// A list of strings; null takes them away.
-#[derive(Default)]
-struct Texts(Vec<Text>);
-
-struct TextsSeq<'a>(&'a mut Vec<Text>);
-
-impl Visitor for Texts {
-    fn null(&mut self) -> miniserde::Result<()> {
-        self.0.clear();
-        Ok(())
-    }
-    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        self.0.clear();
-        Ok(Box::new(TextsSeq(&mut self.0)))
-    }
-}
-
-impl Seq for TextsSeq<'_> {
-    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        self.0.push(Text::default());
-        self.0
-            .last_mut()
-            .map(|text| text as &mut dyn Visitor)
-            .ok_or(miniserde::Error)
-    }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-}
-
-/// An object that may be missing; null takes it away.
-struct Maybe<T>(Option<T>);
-
-impl<T> Default for Maybe<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-/// Declares an object: its fields and their keys. Keys that it does not list are skipped.
-macro_rules! object {
-    ($(#[$meta:meta])* $name:ident { $( $field:ident: $type:ty = $key:literal ),* $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Default)]
-        struct $name { $( $field: $type ),* }
-
-        impl Map for Fields<'_, $name> {
-            #[allow(unused_variables)]
-            fn key(&mut self, key: &str) -> miniserde::Result<&mut dyn Visitor> {
-                $( if same_key(key, $key) { return Ok(&mut self.0.$field); } )*
-                Ok(&mut self.1)
+/// The file as Go reads it, in words that any parser takes alike: a byte in a string that is no part of a
+/// character and half a surrogate pair become U+FFFD, and a number that is no plain integer of at most
+/// 64 bits becomes another such one, since only its kind matters. Error: [`Refusal::TooDeep`].
+fn mend<'r>(bytes: &[u8], room: &'r mut [u8]) -> Result<&'r str, Refusal> {
+    let mut out = Out { room, len: 0 };
+    let mut rest = bytes;
+    let mut depth = 0usize;
+    while let Some((&byte, behind)) = rest.split_first() {
+        match byte {
+            b'"' => {
+                rest = mend_string(behind, &mut out);
+                continue;
             }
-            fn finish(&mut self) -> miniserde::Result<()> { Ok(()) }
-        }
-
-        impl Visitor for $name {
-            fn null(&mut self) -> miniserde::Result<()> { Ok(()) }
-            fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> { Ok(Box::new(Fields(self, Skipped))) }
-        }
-
-        impl Visitor for Maybe<$name> {
-            fn null(&mut self) -> miniserde::Result<()> { self.0 = None; Ok(()) }
-            fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
-                Ok(Box::new(Fields(self.0.get_or_insert_default(), Skipped)))
+            b'-' | b'0'..=b'9' => {
+                let is_part =
+                    |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                let len = rest.iter().take_while(|byte| is_part(byte)).count();
+                let (number, behind) = rest.split_at_checked(len).unwrap_or_default();
+                let is_plain =
+                    len <= 20 && !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+                if is_plain || !is_number(number) {
+                    out.push_str(core::str::from_utf8(number).unwrap_or_default());
+                } else {
+                    out.push_str("0.5");
+                }
+                rest = behind;
+                continue;
             }
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
         }
-    };
-}
-
-struct Fields<'a, T>(&'a mut T, Skipped);
-
-/// Whether two keys are the same but for case. Go folds two letters beyond ASCII to ASCII ones.
-fn same_key(key: &str, known: &str) -> bool {
-    let folded = key.chars().map(|c| match c {
-        '\u{212a}' => 'k',
-        '\u{17f}' => 's',
-        c => c.to_ascii_lowercase(),
-    });
-    folded.eq(known.chars().map(|c| c.to_ascii_lowercase()))
-}
-
-object! {
-    /// The whole file.
-    FileFields {
-        process: Maybe<ProcessFields> = "process",
-        root: Maybe<RootFields> = "root",
-        mounts: Mounts = "mounts",
-        annotations: Annotations = "annotations",
-        linux: Maybe<LinuxFields> = "linux",
-        solaris: Present = "solaris",
-        windows: Present = "windows",
-    }
-}
-
-object! {
-    ProcessFields { args: Count = "args", selinux: Text = "selinuxLabel", apparmor: Text = "apparmorProfile" }
-}
-
-object! {
-    RootFields { path: Text = "path", readonly: Flag = "readonly" }
-}
-
-object! {
-    LinuxFields { seccomp: Present = "seccomp" }
-}
-
-object! {
-    MountFields {
-        destination: Text = "destination",
-        kind: Text = "type",
-        source: Text = "source",
-        options: Texts = "options",
-    }
-}
-
-impl Deserialize for FileFields {
-    fn begin(out: &mut Option<Self>) -> &mut dyn Visitor {
-        out.get_or_insert_default()
-    }
-}
-
-/// The list of mounts; of those that are served, the first [`MOUNTS`] are kept.
-#[derive(Default)]
-struct Mounts {
-    served: Vec<Mount>,
-    count: usize,
-    relative: Option<(usize, &'static str)>,
-    /// The mount being read, and its place in the list.
-    current: MountFields,
-    at: Option<usize>,
-}
-
-struct MountsSeq<'a>(&'a mut Mounts);
-
-impl Mounts {
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Takes the mount that was read, if there is one.
-    fn take(&mut self) {
-        let Some(at) = self.at else { return };
-        let mount = core::mem::take(&mut self.current);
-        if !mount.destination.0.starts_with('/') {
-            let destination = mount.destination.0;
-            self.relative.get_or_insert((at, destination));
-            return;
+        if depth > DEPTH {
+            return Err(Refusal::TooDeep);
         }
-        if !is_served(&mount) {
-            return;
-        }
-        self.count += 1;
-        if self.served.len() < MOUNTS {
-            self.served.push(Mount {
-                destination: mount.destination.0,
-                kind: mount.kind.0,
-                source: mount.source.0,
-                read_only: mount.options.0.iter().any(|option| option.0 == "ro"),
-                options: mount.options.0.into_iter().map(|option| option.0).collect(),
-            });
+        out.push(if byte.is_ascii() {
+            char::from(byte)
+        } else {
+            char::REPLACEMENT_CHARACTER
+        });
+        rest = behind;
+    }
+    let Out { room, len } = out;
+    let text = room.get(..len).unwrap_or_default();
+    core::str::from_utf8(text).map_err(|_| Refusal::NotJson)
+}
+
+/// Text under assembly, in room that holds it.
+struct Out<'r> {
+    room: &'r mut [u8],
+    len: usize,
+}
+
+impl Out<'_> {
+    fn push_str(&mut self, text: &str) {
+        if let Some(to) = self.room.get_mut(self.len..self.len + text.len()) {
+            to.copy_from_slice(text.as_bytes());
+            self.len += text.len();
         }
     }
-}
 
-impl Visitor for Mounts {
-    fn null(&mut self) -> miniserde::Result<()> {
-        self.clear();
-        Ok(())
-    }
-    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        self.clear();
-        Ok(Box::new(MountsSeq(self)))
+    fn push(&mut self, c: char) {
+        self.push_str(c.encode_utf8(&mut [0; 4]));
     }
 }
 
-impl Seq for MountsSeq<'_> {
-    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        self.0.take();
-        self.0.at = Some(self.0.at.map_or(0, |at| at + 1));
-        Ok(&mut self.0.current)
-    }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        self.0.take();
-        self.0.at = None;
-        Ok(())
-    }
-}
-
-/// The two annotations that are looked at; unlike fields, their keys have one spelling.
-#[derive(Default)]
-struct Annotations {
-    container_type: Option<&'static str>,
-    has_sandbox_id: bool,
-}
-
-struct AnnotationsMap<'a> {
-    into: &'a mut Annotations,
-    key: AnnotationKey,
-    value: Text,
-}
-
-enum AnnotationKey {
-    None,
-    ContainerType,
-    SandboxId,
-    Other,
-}
-
-impl Visitor for Annotations {
-    fn null(&mut self) -> miniserde::Result<()> {
-        *self = Self::default();
-        Ok(())
-    }
-    fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
-        Ok(Box::new(AnnotationsMap {
-            into: self,
-            key: AnnotationKey::None,
-            value: Text::default(),
-        }))
-    }
-}
-
-impl AnnotationsMap<'_> {
-    fn take(&mut self) {
-        match self.key {
-            AnnotationKey::ContainerType => self.into.container_type = Some(self.value.0),
-            AnnotationKey::SandboxId => self.into.has_sandbox_id = true,
-            AnnotationKey::None | AnnotationKey::Other => {}
-        }
-        self.value.0 = "";
-    }
-}
-
-impl Map for AnnotationsMap<'_> {
-    fn key(&mut self, key: &str) -> miniserde::Result<&mut dyn Visitor> {
-        self.take();
-        self.key = match key {
-            CONTAINER_TYPE => AnnotationKey::ContainerType,
-            SANDBOX_ID => AnnotationKey::SandboxId,
-            _ => AnnotationKey::Other,
+/// Copies a string whose opening quote was met, to behind its closing one.
+fn mend_string<'a>(bytes: &'a [u8], out: &mut Out<'_>) -> &'a [u8] {
+    out.push('"');
+    let mut rest = bytes;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let len = match byte {
+            b'"' => {
+                out.push('"');
+                return behind;
+            }
+            b'\\' => match (
+                surrogate(rest),
+                surrogate(rest.get(6..).unwrap_or_default()),
+            ) {
+                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+                (Some(_), _) => {
+                    out.push_str("\\ufffd");
+                    rest = rest.get(6..).unwrap_or_default();
+                    continue;
+                }
+                (None, _) => 2,
+            },
+            _ => (1..=4)
+                .find(|&len| {
+                    rest.get(..len)
+                        .is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
+                })
+                .unwrap_or(0),
         };
-        Ok(&mut self.value)
+        match rest
+            .get(..len)
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+        {
+            Some(text) if len > 0 => {
+                out.push_str(text);
+                rest = rest.get(len..).unwrap_or_default();
+            }
+            _ => {
+                // A backslash keeps its place: what it stands before is looked at by itself.
+                out.push(if byte == b'\\' {
+                    '\\'
+                } else {
+                    char::REPLACEMENT_CHARACTER
+                });
+                rest = behind;
+            }
+        }
     }
-    fn finish(&mut self) -> miniserde::Result<()> {
-        self.take();
-        Ok(())
+    rest
+}
+
+/// The half of a surrogate pair that `\uXXXX` at the start of `bytes` spells, if it does.
+fn surrogate(bytes: &[u8]) -> Option<u32> {
+    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
+    let value = digits.iter().try_fold(0, |value, &digit| {
+        Some(value * 16 + char::from(digit).to_digit(16)?)
+    })?;
+    (0xd800..=0xdfff).contains(&value).then_some(value)
+}
+
+/// Whether JSON's grammar takes it for a number.
+fn is_number(text: &[u8]) -> bool {
+    fn digits(rest: &mut &[u8]) -> usize {
+        let len = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        *rest = rest.get(len..).unwrap_or_default();
+        len
     }
+    let mut rest = text.strip_prefix(b"-").unwrap_or(text);
+    let has_zero = rest.starts_with(b"0");
+    match digits(&mut rest) {
+        0 => return false,
+        len if has_zero && len > 1 => return false,
+        _ => {}
+    }
+    if let Some(behind) = rest.strip_prefix(b".") {
+        rest = behind;
+        if digits(&mut rest) == 0 {
+            return false;
+        }
+    }
+    if let Some(behind) = rest.strip_prefix(b"e").or(rest.strip_prefix(b"E")) {
+        rest = behind
+            .strip_prefix(b"+")
+            .or(behind.strip_prefix(b"-"))
+            .unwrap_or(behind);
+        if digits(&mut rest) == 0 {
+            return false;
+        }
+    }
+    rest.is_empty()
 }
 
 #[cfg(test)]
@@ -614,9 +865,12 @@ mod tests {
     #[test]
     fn refusals_come_in_their_order() {
         let refusals = [
-            ("nonsense", Refusal::NotASpec),
-            (r#"{"root":7}"#, Refusal::NotASpec),
-            (r#"{} x"#, Refusal::NotASpec),
+            ("nonsense", Refusal::NotJson),
+            (
+                r#"{"root":7}"#,
+                Refusal::Mismatch("number", "Spec", "root", "*Root"),
+            ),
+            (r#"{} x"#, Refusal::NotJson),
             ("null", Refusal::NoProcess),
             (r#"{"process":{},"process":null}"#, Refusal::NoProcess),
             (r#"{"process":{"args":[]}}"#, Refusal::NoArgs),
@@ -664,5 +918,86 @@ mod tests {
         ))
         .unwrap();
         assert_eq!((spec.mounts.len(), spec.mount_count), (MOUNTS, 300));
+    }
+
+    #[test]
+    fn types_of_known_fields_are_checked_and_those_of_unknown_ones_not() {
+        let mismatch = |fields: &str| match read(fields) {
+            Err(refusal @ Refusal::Mismatch(..)) => refusal.to_string(),
+            other => panic!("{fields}: {other:?}"),
+        };
+        let root = r#""root":{"path":"/"}"#;
+        assert_eq!(
+            mismatch(&format!(r#"{root},"hostname":7"#)),
+            "json: cannot unmarshal number into Go struct field Spec.hostname of type s"
+        );
+        assert_eq!(
+            mismatch(&format!(
+                r#"{root},"mounts":[{{"destination":"/a","options":"ro"}}]"#
+            )),
+            "json: cannot unmarshal string into Go struct field Mount.options of type [s"
+        );
+        assert_eq!(
+            mismatch(&format!(
+                r#"{root},"linux":{{"uidMappings":[{{"size":4294967296}}]}}"#
+            )),
+            "json: cannot unmarshal number into Go struct field LinuxIDMapping.size of type u32"
+        );
+        for good in [
+            r#""linux":{"uidMappings":[{"size":4294967295}]},"process":{"oomScoreAdj":-9223372036854775808}"#,
+            r#""x":{"hostname":1e999,"a":[[],{}]},"windows":null,"linux":{"sysctl":{"a":null}}"#,
+            r#""hooks":{"prestart":[{"timeout":null}]}"#,
+        ] {
+            read(&format!("{root},{good}")).unwrap();
+        }
+        for bad in [
+            r#""hostname":1.5"#,
+            r#""process":{"oomScoreAdj":1e3}"#,
+            r#""annotations":{"a":1}"#,
+            r#""annotations":[]"#,
+            r#""process":[]"#,
+            r#""process":{"oomScoreAdj":9223372036854775808}"#,
+        ] {
+            mismatch(&format!("{root},{bad}"));
+        }
+    }
+
+    #[test]
+    fn a_list_that_comes_twice_is_read_over_what_it_held() {
+        let spec = read(
+            r#""root":{"path":"/"},"mounts":[{"destination":"/a","type":"bind","source":"/s","options":["ro"]},
+               {"destination":"/b","type":"bind","source":"/t"}],"mounts":[{"destination":"/c","options":[]}]"#,
+        )
+        .unwrap();
+        let served: Vec<(&str, &str, bool)> = spec
+            .mounts
+            .iter()
+            .map(|m| (m.destination, m.source, m.read_only))
+            .collect();
+        assert_eq!(served, [("/c", "/s", false)]);
+    }
+
+    #[test]
+    fn text_is_mended_as_go_mends_it() {
+        let mended = |text: &[u8]| mend(text, &mut vec![0; 3 * text.len()]).unwrap().to_owned();
+        assert_eq!(
+            mended(b"\"\\ud83d\\ude00 \\ud83d \\ude00\""),
+            "\"\\ud83d\\ude00 \\ufffd \\ufffd\""
+        );
+        assert_eq!(
+            mended(b"\"\\\\ud800\\\"\\\xff\""),
+            "\"\\\\ud800\\\"\\\u{fffd}\""
+        );
+        assert_eq!(
+            mended(b"[1e999,-0.0,123456789012345678901,01,1.,-]"),
+            "[0.5,0.5,0.5,01,1.,-]"
+        );
+        assert_eq!(
+            mended(b"\"\xf0\x9f\x98\x80\xe2\x82\""),
+            "\"\u{1f600}\u{fffd}\u{fffd}\""
+        );
+        let mut room = vec![0; 2 * DEPTH];
+        assert_eq!(mend(&[b'['; DEPTH + 1], &mut room), Err(Refusal::TooDeep));
+        assert!(mend(&[b'['; DEPTH], &mut room).is_ok());
     }
 }

@@ -10,6 +10,7 @@ use core::fmt::{self, Write};
 use linux_raw_sys::general::{POLLOUT, pollfd};
 use rustix::fd::RawFd;
 use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 
 use crate::clock::{Civil, Offset};
 use crate::limits::LOG_LINE_BYTES;
@@ -62,6 +63,9 @@ pub struct Target {
     pub format: Format,
     /// The least level that goes there.
     pub least: Level,
+    /// Whether it is a socket, which is told call by call not to block. Pipes and terminals were opened
+    /// again without blocking where that could be done; files do not block.
+    pub is_socket: bool,
 }
 
 /// Where lines go, and what all of them carry.
@@ -74,7 +78,8 @@ pub struct Log {
     pub targets: [Option<Target>; 3],
     /// Whether lines of level debug are made, and every request is one.
     pub debug: bool,
-    dropped: Cell<u32>,
+    /// Lines lost at each target since it was last told.
+    lost: [Cell<u64>; 3],
 }
 
 impl Log {
@@ -85,7 +90,7 @@ impl Log {
             offset,
             targets: [None; 3],
             debug: false,
-            dropped: Cell::new(0),
+            lost: [const { Cell::new(0) }; 3],
         }
     }
 
@@ -123,25 +128,21 @@ impl Log {
 
     fn send(&self, level: Level, text: fmt::Arguments<'_>, long: bool) {
         let now = Civil::of(wall_clock(), self.offset);
-        for target in self
-            .targets
-            .iter()
-            .flatten()
-            .filter(|target| level >= target.least)
-        {
-            let dropped = self.dropped.take();
-            let told = match dropped {
-                0 => Ok(()),
-                count => {
-                    let text = format_args!("*** Dropped {count} log messages ***");
-                    self.put(target, Level::Warning, now, text, false)
-                }
+        for (target, lost) in self.targets.iter().zip(&self.lost) {
+            let Some(target) = target.filter(|target| level >= target.least) else {
+                continue;
             };
-            let lost = match told.and_then(|()| self.put(target, level, now, text, long)) {
-                Ok(()) => 0,
-                Err(_) => dropped.saturating_add(1),
-            };
-            self.dropped.set(self.dropped.get().saturating_add(lost));
+            let before = lost.replace(0);
+            let notice = format_args!("*** Dropped {before} log messages ***");
+            if before > 0
+                && self
+                    .put(target, Level::Warning, now, notice, false)
+                    .is_err()
+            {
+                lost.set(before + 1); // this line too
+            } else if self.put(target, level, now, text, long).is_err() {
+                lost.set(1);
+            }
         }
     }
 
@@ -169,23 +170,26 @@ impl Log {
 
     fn put(
         &self,
-        target: &Target,
+        target: Target,
         level: Level,
         now: Civil,
         text: fmt::Arguments<'_>,
         long: bool,
     ) -> Result<(), Errno> {
         let mut line = Line::new();
-        line.spills_to = long.then_some(target.fd);
+        line.spills_to = long.then_some(target);
+        // A log of nothing but these is read by a program, as errors; people see a warning that says so.
+        let fatal = match level {
+            Level::Fatal if target.least != Level::Fatal => "FATAL ERROR: ",
+            _ => "",
+        };
         let key = match target.format {
             Format::Text => {
                 self.head(&mut line, level, now);
                 // Cut, not lost, where it is longer than the buffer; here and below.
-                if level == Level::Fatal {
-                    let _cut = line.write_str("FATAL ERROR: ");
-                }
+                let _cut = line.write_str(fatal);
                 let _cut = line.write_fmt(text);
-                return write_whole(target.fd, line.finish());
+                return write_whole(target, line.finish());
             }
             Format::Json => "msg",
             Format::JsonK8s => "log",
@@ -193,38 +197,48 @@ impl Log {
         let name = match level {
             Level::Debug => "debug",
             Level::Info => "info",
-            Level::Warning => "warning",
-            Level::Fatal => "error",
+            Level::Fatal if fatal.is_empty() => "error",
+            Level::Warning | Level::Fatal => "warning",
         };
         let _cut = write!(line, "{{\"{key}\":\"");
         line.keep_back(JSON_TAIL_BYTES);
+        let _cut = line.write_str(fatal);
         let _cut = Escaped(&mut line).write_fmt(text);
         line.keep_back(0);
         let _cut = write!(line, "\",\"level\":\"{name}\",\"time\":\"{now}\"}}");
-        write_whole(target.fd, line.finish())
+        write_whole(target, line.finish())
     }
 }
 
 /// Room for the level and the time behind a message.
 const JSON_TAIL_BYTES: usize = 96;
 
-/// Writes the line if that cannot block: a pipe has room for it, or it is a file. The descriptor may be
-/// shared with other processes, so it is asked, not made non-blocking.
-fn write_whole(fd: RawFd, line: &[u8]) -> Result<(), Errno> {
+/// Writes the line if that can be done at once. A pipe or a terminal that could not be opened again
+/// without blocking, for want of /proc, is at least asked first. Its descriptor is shared with other
+/// processes, so it is not made non-blocking.
+fn write_whole(target: Target, line: &[u8]) -> Result<(), Errno> {
     let events = i16::try_from(POLLOUT).unwrap_or(0);
     let mut polled = [pollfd {
-        fd,
+        fd: target.fd,
         events,
         revents: 0,
     }];
-    let ready = ppoll(&mut polled, 0)?;
-    if ready == 0 {
+    if ppoll(&mut polled, 0)? == 0 {
         return Err(Errno::AGAIN);
     }
-    match rustix::io::write(fixed(fd), line) {
-        Ok(count) if count == line.len() => Ok(()),
-        Ok(_) => Err(Errno::AGAIN),
-        Err(errno) => Err(errno),
+    let written = if target.is_socket {
+        send(
+            fixed(target.fd),
+            line,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        )
+    } else {
+        rustix::io::write(fixed(target.fd), line)
+    };
+    if written? == line.len() {
+        Ok(())
+    } else {
+        Err(Errno::AGAIN)
     }
 }
 
@@ -234,7 +248,7 @@ pub struct Line {
     len: usize,
     kept_back: usize,
     /// Where a full buffer is written to, to go on with an empty one.
-    spills_to: Option<RawFd>,
+    spills_to: Option<Target>,
 }
 
 impl Line {
@@ -273,10 +287,10 @@ impl Line {
 
     /// Writes a full buffer out, if that is asked for. Error: the line ends here.
     fn spill(&mut self) -> fmt::Result {
-        let fd = self.spills_to.ok_or(fmt::Error)?;
+        let target = self.spills_to.ok_or(fmt::Error)?;
         self.clean();
         let bytes = self.bytes.get(..self.len).unwrap_or_default();
-        write_whole(fd, bytes).map_err(|_| fmt::Error)?;
+        write_whole(target, bytes).map_err(|_| fmt::Error)?;
         self.len = 0;
         Ok(())
     }

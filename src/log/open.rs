@@ -1,19 +1,18 @@
 //! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
 
 use alloc::ffi::CString;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use rustix::fd::{OwnedFd, RawFd};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::{Format, Level, Log, Target};
 use crate::cli::{Contract, Options};
 use crate::clock::Civil;
-use crate::errno::Text;
+use crate::errno::{Quoted, Text, told};
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{adopt, move_up, standard_error};
 use crate::sys::raw::wall_clock;
@@ -21,11 +20,11 @@ use crate::sys::raw::wall_clock;
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
 pub type Placed = Vec<(OwnedFd, RawFd)>;
 
-/// Opens the logs and tells `log` of them. Error: the text of what the original says.
-pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
+/// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
+/// the original says; what was opened before stays.
+pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), &'static str> {
     log.debug = options.flag("debug") || options.flag("log-packets");
     let least = if log.debug { Level::Debug } else { Level::Info };
-    let mut placed = Placed::new();
     let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
     match options.contract() {
         Contract::S => {
@@ -35,7 +34,7 @@ pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
             };
             add(
                 log,
-                &mut placed,
+                placed,
                 fd,
                 LOG_FD,
                 format_of(options.text("log-format"))?,
@@ -44,14 +43,13 @@ pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
             if options.number("debug-log-fd") >= 0 {
                 return Err(
                     "flag --debug-log-fd should only be passed to 'boot' command, \
-                     but was passed to \"gofer\""
-                        .into(),
+                     but was passed to \"gofer\"",
                 );
             }
             if !options.text("debug-log").is_empty() {
                 add(
                     log,
-                    &mut placed,
+                    placed,
                     open_debug_log(options, log.offset, "")?,
                     DEBUG_LOG_FD,
                     debug_format(options)?,
@@ -62,25 +60,18 @@ pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
         Contract::L => {
             // What the runtime reads: why it failed, as one JSON object, and nothing else.
             if let Some(fd) = named_log(options)? {
-                add(log, &mut placed, fd, LOG_FD, Format::Json, Level::Fatal);
+                add(log, placed, fd, LOG_FD, Format::Json, Level::Fatal);
             }
             if options.number("debug-log-fd") >= 0 {
                 let fd = adopt_log(options.number("debug-log-fd"))?;
                 let copy = move_up_copy(&fd)?;
-                add(
-                    log,
-                    &mut placed,
-                    fd,
-                    DEBUG_LOG_FD,
-                    debug_format(options)?,
-                    least,
-                );
+                add(log, placed, fd, DEBUG_LOG_FD, debug_format(options)?, least);
                 // What else is written to standard error goes there too.
                 placed.push((copy, 2));
             } else if !options.text("debug-log").is_empty() {
                 add(
                     log,
-                    &mut placed,
+                    placed,
                     open_debug_log(options, log.offset, ".txt")?,
                     DEBUG_LOG_FD,
                     debug_format(options)?,
@@ -91,7 +82,7 @@ pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
                 let fd = standard_error().map_err(|errno| cannot(b"standard error", errno))?;
                 add(
                     log,
-                    &mut placed,
+                    placed,
                     fd,
                     STDERR_LOG_FD,
                     debug_format(options)?,
@@ -100,7 +91,7 @@ pub fn open(options: &Options<'_>, log: &mut Log) -> Result<Placed, String> {
             }
         }
     }
-    Ok(placed)
+    Ok(())
 }
 
 fn add(
@@ -111,33 +102,57 @@ fn add(
     format: Format,
     least: Level,
 ) {
+    let kind = fstat(&fd).map_or(FileType::Unknown, |stat| {
+        FileType::from_raw_mode(stat.st_mode)
+    });
+    let fd = match kind {
+        FileType::Fifo | FileType::CharacterDevice => unblocked(&fd).unwrap_or(fd),
+        _ => fd,
+    };
+    let is_socket = kind == FileType::Socket;
     if let Some(place) = log.targets.iter_mut().find(|place| place.is_none()) {
         *place = Some(Target {
             fd: number,
             format,
             least,
+            is_socket,
         });
         placed.push((fd, number));
     }
 }
 
-fn cannot(name: &[u8], errno: Errno) -> String {
-    format!(
-        "error opening log file \"{}\": {}",
-        name.escape_ascii(),
-        Text(errno)
-    )
+/// The same pipe or terminal, opened again, so that not to block is a matter of ours alone.
+fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
+    let mut path = b"/proc/self/fd/".to_vec();
+    path.extend_from_slice(crate::decimal::digits(
+        fd.as_raw_fd().unsigned_abs(),
+        &mut [0; 10],
+    ));
+    let path = CString::new(path).ok()?;
+    let flags =
+        OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    move_up(openat(CWD, path.as_c_str(), flags, Mode::empty()).ok()?).ok()
 }
 
-fn format_of(name: &[u8]) -> Result<Format, String> {
+fn cannot(name: &[u8], errno: Errno) -> &'static str {
+    told(format_args!(
+        "error opening log file \"{}\": {}",
+        Quoted(name),
+        Text(errno)
+    ))
+}
+
+fn format_of(name: &[u8]) -> Result<Format, &'static str> {
     Format::parse(name).ok_or_else(|| {
-        let name = name.escape_ascii();
-        format!("invalid log format \"{name}\", must be 'text', 'json', or 'json-k8s'")
+        let name = Quoted(name);
+        told(format_args!(
+            "invalid log format \"{name}\", must be 'text', 'json', or 'json-k8s'"
+        ))
     })
 }
 
 /// `--log-fd`, or else `--log`.
-fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, String> {
+fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, &'static str> {
     if options.number("log-fd") >= 0 {
         return adopt_log(options.number("log-fd")).map(Some);
     }
@@ -150,14 +165,19 @@ fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, String> {
         .map_err(|errno| cannot(options.text("log"), errno))
 }
 
-fn adopt_log(number: i64) -> Result<OwnedFd, String> {
+fn adopt_log(number: i64) -> Result<OwnedFd, &'static str> {
     let fd = RawFd::try_from(number)
         .map_err(|_| Errno::BADF)
         .and_then(adopt);
-    fd.map_err(|errno| format!("error opening log: FD {number}: {}", Text(errno)))
+    fd.map_err(|errno| {
+        told(format_args!(
+            "error opening log: FD {number}: {}",
+            Text(errno)
+        ))
+    })
 }
 
-fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, String> {
+fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, &'static str> {
     rustix::io::fcntl_dupfd_cloexec(fd, crate::limits::FIRST_FREE_FD)
         .map_err(|errno| cannot(b"standard error", errno))
 }
@@ -177,7 +197,7 @@ fn open_debug_log(
     options: &Options<'_>,
     offset: crate::clock::Offset,
     suffix: &str,
-) -> Result<OwnedFd, String> {
+) -> Result<OwnedFd, &'static str> {
     let path = debug_log_path(
         options.text("debug-log"),
         Civil::of(wall_clock(), offset),
@@ -186,11 +206,11 @@ fn open_debug_log(
     make_parents(&path)
         .and_then(|()| append(&path, 0o664))
         .map_err(|errno| {
-            let name = options.text("debug-log").escape_ascii();
-            format!(
+            let name = Quoted(options.text("debug-log"));
+            told(format_args!(
                 "error opening debug log file in \"{name}\": {}",
                 Text(errno)
-            )
+            ))
         })
 }
 

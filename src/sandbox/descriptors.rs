@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -31,8 +31,31 @@ pub fn fill_standard() -> Result<(), Errno> {
     }
 }
 
+/// Looks at the descriptors that the command line names, before any is moved: from then on such a number
+/// may be one of ours. The first that is not as it must be, and why.
+///
+/// Errors: `EBADF` not open, or named twice; `ENOTSOCK` an io-fd that is no socket.
+pub fn check_named(sockets: &[RawFd], logs: &[RawFd]) -> Result<(), (RawFd, Errno)> {
+    let all = || sockets.iter().chain(logs);
+    for (at, &number) in all().enumerate() {
+        if all().take(at).any(|&before| before == number) {
+            return Err((number, Errno::BADF));
+        }
+        let fd = inherit(number).ok_or((number, Errno::BADF))?;
+        let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        core::mem::forget(fd); // only looked at
+        match kind {
+            Ok(FileType::Socket) => {}
+            Ok(_) if at >= sockets.len() => {}
+            Ok(_) => return Err((number, Errno::NOTSOCK)),
+            Err(errno) => return Err((number, errno)),
+        }
+    }
+    Ok(())
+}
+
 /// Takes over the descriptor that the command line calls `number`, and moves it clear of the fixed
-/// ones. Errors: `EBADF` not open, or named twice; fcntl(2)'s.
+/// ones; [`check_named`] has looked at it. Errors: `EBADF` not open; fcntl(2)'s.
 pub fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
     let fd = inherit(number).ok_or(Errno::BADF)?;
     move_up(fd)

@@ -8,11 +8,7 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, chdir, chroot, set_dumpable_behavior, setrlimit, umask,
 };
 
-use crate::sys::raw::ignore_sigpipe;
-
-/// No core file, no tracing by equals, no death by a log's broken pipe.
-///
-/// Errors: setrlimit(2)'s, prctl(2)'s, sigaction(2)'s.
+/// No core file, no tracing by equals. Errors: setrlimit(2)'s, prctl(2)'s.
 pub fn seal_process() -> Result<(), Errno> {
     setrlimit(
         Resource::Core,
@@ -21,8 +17,7 @@ pub fn seal_process() -> Result<(), Errno> {
             maximum: Some(0),
         },
     )?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    ignore_sigpipe()
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Why the root could not be changed: the step, and its errno.

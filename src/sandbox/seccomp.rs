@@ -132,7 +132,8 @@ table! {
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
     ALWAYS __NR_fstat "fstat" [] "attributes; the kind of what was opened";
     ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))] "walks to a known file; names compared";
-    ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_BELOW))] "walks; directories and, without /proc, files opened again";
+    ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW | OFlags::PATH.bits()))] "walks: a path, not the file";
+    BY_PARENT __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW))] "Tlopen of a held file";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))] "Tlcreate: a new file, never an old one";
     BY_PROC_FD __NR_openat "openat" [(0, PROC), (2, Masked(OPEN_MASK, OPEN_AGAIN))] "Tlopen of a held file";
     ALWAYS __NR_close "close" [] "clunk; the end of a connection";

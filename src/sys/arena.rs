@@ -11,7 +11,10 @@ use core::ptr;
 use crate::sys::memory::Region;
 
 struct State {
-    region: Option<Region<u8>>,
+    /// Start and length of the region blocks come from. The region itself is given up to the arena:
+    /// only blocks refer to its bytes.
+    base: *mut u8,
+    len: usize,
     used: usize,
     sealed: bool,
 }
@@ -26,11 +29,13 @@ impl Arena {
     /// An arena with no memory yet: every allocation fails.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
-        Self(UnsafeCell::new(State {
-            region: None,
+        let state = State {
+            base: ptr::null_mut(),
+            len: 0,
             used: 0,
             sealed: false,
-        }))
+        };
+        Self(UnsafeCell::new(state))
     }
 
     #[allow(clippy::mut_from_ref)]
@@ -40,21 +45,21 @@ impl Arena {
     }
 
     /// Gives the arena memory for what comes. Blocks in an earlier region stay where they are.
-    pub fn provide(&self, region: Region<u8>) {
+    pub fn provide(&self, mut region: Region<u8>) {
         let state = self.state();
-        state.region = Some(region);
+        state.len = region.len();
+        state.base = region.as_mut_ptr(); // mapped for good: a region is never unmapped
         state.used = 0;
     }
 
-    /// From here on every allocation fails, and memory that was handed out and freed goes back.
+    /// From here on every allocation fails.
     pub fn seal(&self) {
-        let state = self.state();
-        state.sealed = true;
-        let used = state.used;
-        if let Some(region) = &mut state.region {
-            let len = region.len();
-            region.discard(used..len);
-        }
+        self.state().sealed = true;
+    }
+
+    /// Whether it is sealed: serving has begun.
+    pub fn is_sealed(&self) -> bool {
+        self.state().sealed
     }
 
     /// Bytes handed out and not reclaimed.
@@ -68,48 +73,39 @@ impl Arena {
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let state = self.state();
-        let Some(region) = &mut state.region else {
-            return ptr::null_mut();
-        };
         if state.sealed || layout.align() > crate::limits::PAGE_BYTES {
             return ptr::null_mut();
         }
         let start = state.used.next_multiple_of(layout.align());
-        let Some(end) = start.checked_add(layout.size()) else {
-            return ptr::null_mut();
-        };
-        match region.get_mut(start..end) {
-            Some(block) => {
+        match start.checked_add(layout.size()) {
+            Some(end) if end <= state.len => {
                 state.used = end;
-                block.as_mut_ptr()
+                // SAFETY: `start` is at most `len`, which is what is mapped at `base`.
+                unsafe { state.base.add(start) }
             }
-            None => ptr::null_mut(),
+            _ => ptr::null_mut(),
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let state = self.state();
-        let Some(region) = &state.region else { return };
-        let start = block.addr().wrapping_sub(region.as_ptr().addr());
-        if start.wrapping_add(layout.size()) == state.used {
+        if let Some(start) = state.start_of_last(block, layout) {
             state.used = start;
         }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let state = self.state();
-        if let Some(region) = &state.region {
-            let start = block.addr().wrapping_sub(region.as_ptr().addr());
-            let last = start.wrapping_add(layout.size()) == state.used;
-            if last && !state.sealed {
-                return match start.checked_add(new_size) {
-                    Some(end) if end <= region.len() => {
-                        state.used = end;
-                        block
-                    }
-                    _ => ptr::null_mut(),
-                };
-            }
+        if let Some(start) = state.start_of_last(block, layout)
+            && !state.sealed
+        {
+            return match start.checked_add(new_size) {
+                Some(end) if end <= state.len => {
+                    state.used = end;
+                    block
+                }
+                _ => ptr::null_mut(),
+            };
         }
         if new_size <= layout.size() {
             return block;
@@ -124,6 +120,17 @@ unsafe impl GlobalAlloc for Arena {
             unsafe { ptr::copy_nonoverlapping(block, new, layout.size()) };
         }
         new
+    }
+}
+
+impl State {
+    /// Where `block` starts, if it is the last one handed out of this region.
+    fn start_of_last(&self, block: *mut u8, layout: Layout) -> Option<usize> {
+        let start = block
+            .addr()
+            .checked_sub(self.base.addr())
+            .filter(|&start| start <= self.used)?;
+        (start + layout.size() == self.used).then_some(start)
     }
 }
 

@@ -40,7 +40,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         .location()
         .map_or(("?", 0), |at| (at.file(), at.line()));
     let _cut = write!(line, "gofer: panic at {file}:{number}");
-    let _lost = rustix::io::write(fixed(LOG_FD), line.finish());
+    // Before serving the log is not in its place; behind the filter standard error is out of reach.
+    let fd = if ARENA.is_sealed() { LOG_FD } else { 2 };
+    let _lost = rustix::io::write(fixed(fd), line.finish());
     exit(128)
 }
 

@@ -5,8 +5,8 @@ use core::arch::asm;
 
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_exit_group, __NR_ppoll, __NR_prctl,
-    __NR_rt_sigaction, __NR_seccomp, CLOCK_REALTIME, SIGPIPE, kernel_sigaction, kernel_sigset_t,
-    pollfd, timespec,
+    __NR_rt_sigaction, __NR_seccomp, CLOCK_REALTIME, SIGPIPE, SIGXFSZ, kernel_sigaction,
+    kernel_sigset_t, pollfd, timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
@@ -87,23 +87,26 @@ pub fn no_new_privs() -> Result<(), Errno> {
     check(unsafe { syscall4(__NR_prctl, PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0) }).map(|_| ())
 }
 
-/// Ignores SIGPIPE: a log that is a pipe may lose its reader.
-pub fn ignore_sigpipe() -> Result<(), Errno> {
+/// Ignores SIGPIPE and SIGXFSZ: a log that is a pipe may lose its reader, and a file may reach
+/// RLIMIT_FSIZE; both are errnos then.
+pub fn ignore_write_signals() -> Result<(), Errno> {
     // SAFETY: all fields are integers, pointers and options, for which zero bytes are values.
     let mut action: kernel_sigaction = unsafe { core::mem::zeroed() };
     action.sa_handler_kernel = sig_ign();
     let at = core::ptr::from_ref(&action).addr();
-    // SAFETY: the kernel reads one kernel_sigaction, whose mask has the size given last.
-    check(unsafe {
-        syscall4(
-            __NR_rt_sigaction,
-            SIGPIPE as usize,
-            at,
-            0,
-            size_of::<kernel_sigset_t>(),
-        )
-    })
-    .map(|_| ())
+    for signal in [SIGPIPE, SIGXFSZ] {
+        // SAFETY: the kernel reads one kernel_sigaction, whose mask has the size given last.
+        check(unsafe {
+            syscall4(
+                __NR_rt_sigaction,
+                signal as usize,
+                at,
+                0,
+                size_of::<kernel_sigset_t>(),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Closes the descriptors `first` to `last`, both included, by number: for the stray ones that the

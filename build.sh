@@ -10,6 +10,7 @@ usage: ./build.sh [command]
   (none)       build the stripped release binary as target/gofer
   test         everything that CI checks: build, lints, unit tests, the suite against the binary; as root
   demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
+  interop      drive the binary with a Go client of gVisor's protocol, beside a second server; needs Go 1.20 or later
   help         this text
 TEXT
 }
@@ -84,6 +85,11 @@ case "${1-}" in
         need_tools
         build
         cargo run --locked --quiet --release --example 9p -- demo "$@"
+        ;;
+    interop)
+        need_tools
+        build
+        tests/interop/run.sh suite
         ;;
     help | -h | --help) usage ;;
     *) usage >&2; exit 2 ;;

@@ -3,8 +3,8 @@
 //! The rooms, and which may know which:
 //!
 //! ```text
-//! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr}
-//! sandbox -> sys                              p9 -> core only              anyone -> limits, decimal, errno
+//! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr, wire}
+//! sandbox -> sys                              p9 -> core only              log -> sandbox, sys, clock           anyone -> limits, decimal, errno
 //! ```
 //!
 //! `cli` and `spec` turn bytes into what start-up needs and make no system call. `sandbox` confines

@@ -108,7 +108,7 @@ pub const DEBUG_LOG_FD: i32 = LOG_FDS + 1;
 pub const STDERR_LOG_FD: i32 = LOG_FDS + 2;
 /// Held free: the fourth that the mask lets pass.
 pub const SPARE_LOG_FD: i32 = LOG_FDS + 3;
-/// io-fds are moved here and above, clear of the three before.
+/// io-fds are moved here and above, clear of those before.
 pub const FIRST_FREE_FD: i32 = 8;
 
 const _: () = {

@@ -12,7 +12,6 @@ use rustix::net::{
 use crate::fs::{Fs, OpenId};
 use crate::limits::{DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, SMALL_REPLY_BYTES};
 use crate::p9::messages::{Message, Rread, Tgetattr, Tread, Treaddir, Treadlink, Tstatfs};
-use crate::p9::version::Version;
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
 use crate::tables::Id;
@@ -43,8 +42,6 @@ pub struct Link {
     pub name: RawFd,
     /// Largest frame either way, bytes: [`FRAME_BYTES`] until a Tversion lowers it.
     pub msize: usize,
-    /// The version agreed on.
-    pub version: Option<Version>,
 }
 
 /// The next frame in the receive buffer.
@@ -104,7 +101,6 @@ impl Connection {
                 id,
                 name,
                 msize: FRAME_BYTES,
-                version: None,
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,

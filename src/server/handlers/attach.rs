@@ -30,7 +30,6 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     s.link.msize = msize;
     let asked = asked.ok_or(Errno::INVAL)?;
     let version = asked.min(Version::HIGHEST);
-    s.link.version = Some(version);
     let mut buffer = [0; 32];
     // As it was sent, leading zeros and all, where it is granted as it was asked.
     let text = if version == asked {

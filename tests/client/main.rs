@@ -26,6 +26,7 @@ mod frames;
 mod harness;
 mod hostile;
 mod logs;
+mod mended;
 mod misc;
 mod open;
 mod p9;

@@ -71,7 +71,7 @@ pub struct Target {
 /// Where lines go, and what all of them carry.
 pub struct Log {
     /// The process, which every text line names.
-    pub pid: u32,
+    pub pid: u64,
     /// The host's zone.
     pub offset: Offset,
     /// Where lines go.
@@ -84,7 +84,7 @@ pub struct Log {
 
 impl Log {
     /// A log that goes nowhere yet.
-    pub fn new(pid: u32, offset: Offset) -> Self {
+    pub fn new(pid: u64, offset: Offset) -> Self {
         Self {
             pid,
             offset,
@@ -277,11 +277,17 @@ impl Line {
         self.bytes.get(..=self.len).unwrap_or_default()
     }
 
+    /// Control characters, of ASCII and beyond it (U+0080 to U+009F), become `?`.
     fn clean(&mut self) {
+        let mut before: Option<&mut u8> = None;
         for byte in self.bytes.get_mut(..self.len).unwrap_or_default() {
-            if byte.is_ascii_control() {
-                *byte = b'?';
+            let is_second = (0x80..0xa0).contains(byte);
+            match before.take() {
+                Some(first) if *first == 0xc2 && is_second => (*first, *byte) = (b'?', b'?'),
+                _ if byte.is_ascii_control() => *byte = b'?',
+                _ => {}
             }
+            before = Some(byte);
         }
     }
 

@@ -92,7 +92,9 @@ fn start(args: Args) -> i32 {
 /// or a path holds.
 fn complain(text: &str) {
     if !text.is_empty() {
-        say(2, &text.replace(|c: char| c.is_control(), "?"));
+        let mut line = log::Line::new();
+        let _cut = fmt::Write::write_str(&mut line, text);
+        let _lost = rustix::io::write(fixed(2), line.finish());
     }
 }
 
@@ -112,7 +114,7 @@ fn say(fd: RawFd, text: &str) {
 fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
     raw::ignore_write_signals().map_err(step("ignoring signals"))?;
-    let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
+    let pid = u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs());
     let mut log = Log::new(pid, host_zone());
     let mut logs = Vec::new();
     let sockets = match open_inherited(options, &mut log, &mut logs) {
@@ -187,8 +189,8 @@ fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
         .map(|word| format!("{}", Quoted(word)))
         .collect();
     let (uid, gid) = (
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw(),
+        u64::from(rustix::process::getuid().as_raw()),
+        u64::from(rustix::process::getgid().as_raw()),
     );
     let text = |name: &str| format!("{}", Quoted(options.text(name)));
     log.info(format_args!("{STARS}"));
@@ -279,8 +281,10 @@ fn serve_logged(
 fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
     let mut sockets = Vec::with_capacity(options.io_fds.len());
     for &number in &options.io_fds {
-        let socket = descriptors::adopt(number)
-            .map_err(step(format_args!("err creating server on FD {number}")))?;
+        let socket = descriptors::adopt(number).map_err(step(format_args!(
+            "err creating server on FD {}",
+            i64::from(number)
+        )))?;
         sockets.push((socket, number));
     }
     Ok(sockets)
@@ -402,7 +406,7 @@ fn open_attach_points(
     log: &Log,
 ) -> Result<Vec<Attach>, Fatal> {
     let mut attaches = Vec::with_capacity(sockets.len());
-    let mut numbers = sockets.iter().map(|(_, number)| *number);
+    let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
     if let Some(number) = numbers.next() {
         let root = Attach::open(b"/", spec.root_read_only);
         let (name, read_only) = (Quoted(root_path), spec.root_read_only);

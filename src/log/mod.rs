@@ -71,7 +71,7 @@ pub struct Target {
 /// Where lines go, and what all of them carry.
 pub struct Log {
     /// The process, which every text line names.
-    pub pid: u32,
+    pub pid: u64,
     /// The host's zone.
     pub offset: Offset,
     /// Where lines go.
@@ -84,7 +84,7 @@ pub struct Log {
 
 impl Log {
     /// A log that goes nowhere yet.
-    pub fn new(pid: u32, offset: Offset) -> Self {
+    pub fn new(pid: u64, offset: Offset) -> Self {
         Self {
             pid,
             offset,
@@ -177,6 +177,7 @@ impl Log {
         long: bool,
     ) -> Result<(), Errno> {
         let mut line = Line::new();
+        line.is_text = target.format == Format::Text;
         line.spills_to = long.then_some(target);
         // A log of nothing but these is read by a program, as errors; people see a warning that says so.
         let fatal = match level {
@@ -247,6 +248,8 @@ pub struct Line {
     bytes: [u8; LOG_LINE_BYTES],
     len: usize,
     kept_back: usize,
+    /// Whether control characters are to be replaced; in JSON they are escaped already.
+    is_text: bool,
     /// Where a full buffer is written to, to go on with an empty one.
     spills_to: Option<Target>,
 }
@@ -259,6 +262,7 @@ impl Line {
             bytes: [0; LOG_LINE_BYTES],
             len: 0,
             kept_back: 0,
+            is_text: true,
             spills_to: None,
         }
     }
@@ -277,11 +281,20 @@ impl Line {
         self.bytes.get(..=self.len).unwrap_or_default()
     }
 
+    /// Control characters, of ASCII and beyond it (U+0080 to U+009F), become `?`.
     fn clean(&mut self) {
+        if !self.is_text {
+            return;
+        }
+        let mut before: Option<&mut u8> = None;
         for byte in self.bytes.get_mut(..self.len).unwrap_or_default() {
-            if byte.is_ascii_control() {
-                *byte = b'?';
+            let is_second = (0x80..0xa0).contains(byte);
+            match before.take() {
+                Some(first) if *first == 0xc2 && is_second => (*first, *byte) = (b'?', b'?'),
+                _ if byte.is_ascii_control() => *byte = b'?',
+                _ => {}
             }
+            before = Some(byte);
         }
     }
 

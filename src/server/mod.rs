@@ -147,7 +147,7 @@ impl<'a> Server<'a> {
                 }
             }
             Place::Ending(name) => {
-                let name = *name;
+                let name = i64::from(*name);
                 let id = u16::try_from(at).unwrap_or(u16::MAX);
                 for _ in 0..FIDS_PER_TURN {
                     let Some(state) = self.common.fids.remove_any(id) else {

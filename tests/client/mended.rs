@@ -26,43 +26,54 @@ fn io_fds(tree: &Tree, numbers: &[u32]) -> Vec<String> {
 // ---- the tree of paths ----
 
 /// Fids of the nodes that are only held.
-const OTHERS: u32 = 100;
+const OTHERS: u32 = 1000;
 
-fn rename_into_what_was_below(others: u32) {
+/// With few descriptors the index has few buckets, so that names of one bucket are met soon.
+fn rename_into_what_was_below(rounds: u32, others: u32) {
     let tree = Tree::new();
-    tree.dir("m/a/b");
+    for round in 0..rounds {
+        tree.dir(&format!("m/a{round}/b"));
+    }
     for number in 0..others {
         tree.file(&format!("o{number}"), b"");
     }
-    let (mut gofer, mut clients) = serve_mounts(&tree, false, &[Mount::bind("/m", &[])]);
-    let [one, other] = &mut clients[..] else {
-        panic!("two connections");
-    };
+    let mounts = [Mount::bind("/m", &[])];
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &mounts));
+    let mut gofer = Launch::new(&tree.bundle(), 2).nofile(512, 512).start();
+    let (mut one, mut other) = (gofer.connect(0), gofer.connect(1));
     for number in 0..others {
         one.walk_to(ROOT, OTHERS + number, &format!("o{number}"))
             .unwrap();
     }
-    one.walk_to(ROOT, 2, "m/a/b").unwrap();
     one.walk_to(ROOT, 3, "m").unwrap();
-    other.walk_to(ROOT, 2, "a").unwrap();
-    other.renameat(2, b"b", ROOT, b"b").unwrap();
-    one.renameat(3, b"a", 2, b"x").unwrap();
+    for round in 0..rounds {
+        let (a, b) = (format!("a{round}"), format!("b{round}"));
+        let fid = 10 + round;
+        one.walk_to(ROOT, fid, &format!("m/{a}/b")).unwrap();
+        other.walk_to(ROOT, 2, &a).unwrap();
+        other.renameat(2, b"b", ROOT, b.as_bytes()).unwrap();
+        other.clunk(2).unwrap();
+        one.renameat(3, a.as_bytes(), fid, b"x").unwrap();
+        // The first new node takes the place of the last that was freed.
+        one.walk_to(fid, 4, "x").unwrap();
+        let below = one.getattr(fid, 0).unwrap().qid.path;
+        assert_eq!(below, tree.stat(&format!("m/{b}")).ino());
+        let moved = one.getattr(4, 0).unwrap().qid.path;
+        assert_eq!(moved, tree.stat(&format!("m/{b}/x")).ino());
+    }
     for number in 0..20_000 {
         let name = format!("missing{number}");
-        refused(one.walk_to(ROOT, 4, &name), Errno::ENOENT);
+        refused(one.walk_to(ROOT, 5, &name), Errno::ENOENT);
     }
-    one.getattr(ROOT, 0).unwrap();
     other.getattr(ROOT, 0).unwrap();
-    one.walk_to(ROOT, 4, "m/b/x").unwrap();
-    let moved = one.getattr(4, 0).unwrap().qid.path;
-    assert_eq!(moved, tree.stat("m/b/x").ino());
-    let below = one.getattr(2, 0).unwrap().qid.path;
-    assert_eq!(below, tree.stat("m/b").ino());
+    one.walk_to(ROOT, 5, "m/b0/x").unwrap();
+    let moved = one.getattr(5, 0).unwrap().qid.path;
+    assert_eq!(moved, tree.stat("m/b0/x").ino());
     for number in 0..others {
         let qid = one.getattr(OTHERS + number, 0).unwrap().qid;
         assert_eq!(qid.path, tree.stat(&format!("o{number}")).ino());
     }
-    drop(clients);
+    drop((one, other));
     let exit = gofer.exit();
     assert_eq!(exit.code, Some(0), "{exit:?}");
 }
@@ -70,13 +81,13 @@ fn rename_into_what_was_below(others: u32) {
 /// No fid holds the directory between, so the chain that is cut was all that held the moved one.
 #[test]
 fn rename_into_a_directory_that_was_below_and_moved_by_another_connection_is_served() {
-    rename_into_what_was_below(0);
+    rename_into_what_was_below(1, 0);
 }
 
 /// As above: no other fid comes to stand for another file.
 #[test]
 fn rename_into_a_directory_that_was_below_leaves_other_fids_their_files() {
-    rename_into_what_was_below(300);
+    rename_into_what_was_below(30, 300);
 }
 
 /// The path is deleted, whichever of its files a fid stands for.

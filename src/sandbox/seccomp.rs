@@ -172,8 +172,12 @@ pub const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") {
     AUDIT_ARCH_AARCH64
 };
 
-/// Bit that x32 numbers have on x86-64; no call has it elsewhere.
-pub const X32_BIT: u32 = 0x4000_0000;
+/// Bit that x32 numbers have on x86-64.
+#[cfg(target_arch = "x86_64")]
+pub const X32_BIT: u32 = linux_raw_sys::general::__X32_SYSCALL_BIT;
+/// Elsewhere no number comes near it.
+#[cfg(not(target_arch = "x86_64"))]
+pub const X32_BIT: u32 = 1 << 30;
 
 /// Instructions that the longest program may have.
 pub const PROGRAM_LEN: usize = 512;

@@ -174,6 +174,8 @@ impl Places {
                     .iter()
                     .rposition(|&word| word != 0)
                     .map_or(0, |last| last + 1);
+                // Their bits are zeros, and so are those of what was never touched.
+                self.used.discard(self.touched_chunks..self.used.len());
             }
             self.trim_at = 0;
         } else {

@@ -188,6 +188,7 @@ impl Fs {
     /// Gives up attach point `attach`: its connection has ended.
     pub fn detach(&mut self, attach: u16) {
         if let Some(point) = self.attaches.get_mut(usize::from(attach)) {
+            self.held -= point.descriptors();
             point.opened = Err(Errno::IO);
             let root = core::mem::replace(&mut point.root, Id::NONE);
             self.release(root);

@@ -9,9 +9,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attr::Meta;
+use super::attr::{Kind, Meta};
 use super::file::{Reopen, number, own};
 use super::name::{Name, NameBuffer};
+use super::tree::STEPS_PER_UNIT;
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, NAME_BYTES, PROC_FD};
 use crate::p9::qid::Qid;
@@ -236,10 +237,11 @@ impl Fs {
             self.units += 1;
             self.hold(stale);
             self.cut_cycle(stale, to.0);
-            match self.names.insert(to.1.bytes()) {
-                Some(name) if stale != to.0 => self.move_node(stale, to.0, name),
-                Some(name) => self.names.remove(name),
-                None => self.mark_deleted(stale),
+            if stale != to.0 {
+                match self.names.insert(to.1.bytes()) {
+                    Some(name) => self.move_node(stale, to.0, name),
+                    None => self.mark_deleted(stale),
+                }
             }
             self.release(stale);
         }
@@ -259,15 +261,21 @@ impl Fs {
     /// Cuts the chain from `parent` up to the root where it passes `moved`: below it, or at it if they are
     /// one. The host put one of them elsewhere meanwhile, so that what the chain says is no longer so.
     fn cut_cycle(&mut self, moved: NodeId, parent: NodeId) {
+        if self.kind(moved) != Ok(Kind::Directory) {
+            return; // nothing lies below it
+        }
         let mut at = parent;
+        let mut steps = 0;
         while let Ok(node) = self.node(at) {
             let above = node.parent();
             if at == moved || above == moved {
                 self.cut(at);
-                return;
+                break;
             }
             at = above;
+            steps += 1;
         }
+        self.units += steps / STEPS_PER_UNIT;
     }
 
     /// Removes a name; a directory's if `directory`. Its node is deleted.

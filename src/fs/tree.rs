@@ -2,7 +2,10 @@
 //!
 //! The flag "deleted" belongs to the path, not to the inode (protocol.md 3.2): unlinking a name or
 //! renaming over it sets it for that node, and a node below a deleted one counts as deleted. A file
-//! that the host puts in another's place is another node; the old one is only taken out of the index.
+//! that the host puts in another's place is another node; the old one keeps the path and is deleted
+//! and renamed with it, up to `FILES_OF_A_PATH` nodes a path: the oldest then forgets its path.
+
+use core::cell::Cell;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
@@ -11,6 +14,7 @@ use rustix::io::Errno;
 use super::attr::{Kind, Meta};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
+use crate::limits::FILES_OF_A_PATH;
 use crate::p9::qid::Qid;
 use crate::sys::fd::TableFd;
 use crate::tables::{Id, Linked, NameRef};
@@ -210,7 +214,7 @@ impl Fs {
     fn find(&self, parent: NodeId, name: &[u8], wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
         self.index
             .find(&self.nodes, self.hash(parent, name), |_, node| {
-                node.parent == parent && wanted(node) && self.names.get(node.name()) == name
+                node.parent == parent && self.names.get(node.name()) == name && wanted(node)
             })
     }
 
@@ -222,6 +226,22 @@ impl Fs {
     /// Any node of the path `name` in `parent`, whatever file it was made for.
     pub(super) fn any_child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.find(parent, name, |_| true)
+    }
+
+    /// Cuts the oldest of a path's nodes off, if there are more than [`FILES_OF_A_PATH`].
+    fn forget_oldest(&mut self, parent: NodeId, name: &[u8]) {
+        let (count, oldest) = (Cell::new(0), Cell::new(Id::NONE));
+        let hash = self.hash(parent, name);
+        let _none = self.index.find(&self.nodes, hash, |id, node| {
+            if node.parent == parent && node.has(STALE) && self.names.get(node.name()) == name {
+                count.set(count.get() + 1);
+                oldest.set(id); // a bucket has its newest first
+            }
+            false
+        });
+        if count.get() >= FILES_OF_A_PATH {
+            self.cut(oldest.get());
+        }
     }
 
     /// Makes `id` the node of the file that its path now is; `before` no longer is.
@@ -315,6 +335,7 @@ impl Fs {
             .inspect_err(|_| self.names.remove(kept))?;
         if let Some(old) = self.child(parent, name.bytes()) {
             self.make_current(Some(old), id);
+            self.forget_oldest(parent, name.bytes());
         }
         self.hold(parent);
         self.put_into_index(id);
@@ -440,7 +461,7 @@ impl Fs {
 }
 
 /// Nodes looked at that cost about as much as a system call.
-const STEPS_PER_UNIT: usize = 64;
+pub(super) const STEPS_PER_UNIT: usize = 64;
 
 fn qid_path(device_index: u8, inode: u64) -> u64 {
     u64::from(device_index) << 56 | inode & (u64::MAX >> 8)

@@ -61,6 +61,8 @@ pub enum Sent {
     All,
     /// The peer does not read; something is left.
     Blocked,
+    /// Replies could not be sent for want of memory, or it is no socket: nothing more can be right.
+    Lost,
 }
 
 #[derive(Clone, Copy)]
@@ -296,12 +298,7 @@ impl Connection {
                     self.is_deaf = true;
                     self.abandon(fs);
                 }
-                // No memory, or not a socket: a reply is lost, so nothing more can be right.
-                Err(_) => {
-                    self.abandon(fs);
-                    self.forget_input();
-                    self.at_end = true;
-                }
+                Err(_) => return Sent::Lost,
             }
         }
         self.replies = 0..0;

@@ -231,8 +231,12 @@ impl<'a> Server<'a> {
             return;
         }
         let interest = connection.interest();
-        if interest & OUT != 0 && events & (OUT | ERR | HUP) != 0 {
-            connection.flush(&mut self.common.fs);
+        if interest & OUT != 0
+            && events & (OUT | ERR | HUP) != 0
+            && connection.flush(&mut self.common.fs) == Sent::Lost
+        {
+            self.end(at);
+            return;
         }
         if interest & IN != 0 && events & (IN | ERR | HUP) != 0 {
             connection.receive();
@@ -275,8 +279,12 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
             continue;
         }
         let bound = connection.reply_bound(header, &body);
-        if !connection.has_room(bound) && connection.flush(fs) == Sent::Blocked {
-            break;
+        if !connection.has_room(bound) {
+            match connection.flush(fs) {
+                Sent::All => {}
+                Sent::Blocked => break,
+                Sent::Lost => return false,
+            }
         }
         let (body, room, link) = connection.parts(body);
         let mut session = Session {
@@ -292,6 +300,5 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
         cost += answered.cost;
         fs.reap(RELEASES_PER_TURN);
     }
-    connection.flush(fs);
-    true
+    connection.flush(fs) != Sent::Lost
 }

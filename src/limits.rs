@@ -42,8 +42,9 @@ pub const NAME_BYTES: usize = 255;
 /// Bytes in a symlink's target (`PATH_MAX` with its NUL). More: `ENAMETOOLONG`.
 pub const LINK_BYTES: usize = 4096;
 
-/// Files that one path is remembered to have been, while fids on them are held. More: the oldest no longer
-/// knows its path, so that removing or renaming through its fids is `EINVAL`.
+/// Files that one path is remembered to have been, its present one included, while fids on them are
+/// held. More: the oldest no longer knows its path, so that removing or renaming through its fids is
+/// `EINVAL`.
 pub const FILES_OF_A_PATH: usize = 16;
 
 /// Host devices told apart in the qids of one attach point: 8 bits of qid.path. More: `EREMOTEIO`.

@@ -139,6 +139,34 @@ fn fid_of_a_file_replaced_by_the_host_is_renamed_with_its_name() {
     refused(s.lopen(3, O_RDONLY), Errno::EINVAL);
 }
 
+/// So that a rename costs no more for each file that the path once was.
+#[test]
+fn path_remembers_its_last_16_files_and_the_older_lose_it() {
+    const FILES: u32 = 40;
+    const REMEMBERED: u32 = 16;
+    let tree = Tree::new();
+    let mut s = serve(&tree);
+    let mut inodes = vec![];
+    for number in 0..FILES {
+        tree.file("new", format!("{number}").as_bytes());
+        fs::rename(tree.path("new"), tree.path("f")).unwrap();
+        s.walk_to(ROOT, 10 + number, "f").unwrap();
+        inodes.push(tree.stat("f").ino());
+    }
+    s.renameat(ROOT, b"f", ROOT, b"g").unwrap();
+    for (fid, inode) in (10..).zip(inodes) {
+        assert_eq!(s.getattr(fid, 0).unwrap().qid.path, inode);
+    }
+    let oldest = 10 + FILES - REMEMBERED;
+    for fid in 10..oldest {
+        refused(s.remove(fid), Errno::EINVAL);
+        refused(s.getattr(fid, 0), Errno::EBADF);
+        assert!(tree.path("g").exists());
+    }
+    s.remove(oldest).unwrap();
+    assert!(!tree.path("g").exists());
+}
+
 // ---- messages ----
 
 fn attach(aname: &[u8]) -> Result<(), Fault> {

@@ -188,9 +188,9 @@ impl Fs {
         })
     }
 
-    /// qid.path of an entry with inode number `inode` in directory `id`, taken to lie on its device.
-    pub fn entry_qid_path(&self, id: NodeId, inode: u64) -> Result<u64, Errno> {
-        Ok(qid_path(self.node(id)?.device_index, inode))
+    /// Number of the device that a node's file lies on, for [`qid_path`].
+    pub fn device_index(&self, id: NodeId) -> Result<u8, Errno> {
+        Ok(self.node(id)?.device_index)
     }
 
     /// A node's descriptor; `open`'s where it has none of its own.
@@ -463,6 +463,7 @@ impl Fs {
 /// Nodes looked at that cost about as much as a system call.
 pub(super) const STEPS_PER_UNIT: usize = 64;
 
-fn qid_path(device_index: u8, inode: u64) -> u64 {
+/// The qid.path of inode number `inode` on a device.
+pub fn qid_path(device_index: u8, inode: u64) -> u64 {
     u64::from(device_index) << 56 | inode & (u64::MAX >> 8)
 }

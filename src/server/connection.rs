@@ -10,7 +10,9 @@ use rustix::net::{
 };
 
 use crate::fs::{Fs, OpenId};
-use crate::limits::{DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, SMALL_REPLY_BYTES};
+use crate::limits::{
+    DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, PAGE_BYTES, SMALL_REPLY_BYTES,
+};
 use crate::p9::messages::{Message, Rread, Tgetattr, Tread, Treaddir, Treadlink, Tstatfs};
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
@@ -335,20 +337,16 @@ impl Connection {
     /// Gives the memory of empty buffers back.
     pub fn trim(&mut self) {
         if self.received.is_empty() {
-            self.input.discard(
-                0..self
-                    .input_touched
-                    .next_multiple_of(crate::limits::PAGE_BYTES),
-            );
-            self.input_touched = 0;
+            give_back(&mut self.input, &mut self.input_touched);
         }
         if self.replies.is_empty() {
-            self.output.discard(
-                0..self
-                    .output_touched
-                    .next_multiple_of(crate::limits::PAGE_BYTES),
-            );
-            self.output_touched = 0;
+            give_back(&mut self.output, &mut self.output_touched);
         }
     }
+}
+
+/// Gives back the first `touched` bytes of an empty buffer, of which nothing is touched then.
+fn give_back(buffer: &mut Region<u8>, touched: &mut usize) {
+    buffer.discard(0..touched.next_multiple_of(PAGE_BYTES));
+    *touched = 0;
 }

@@ -3,6 +3,7 @@
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::fs::tree::qid_path;
 use crate::limits::COST_BYTES;
 use crate::p9::messages::Treaddir;
 use crate::p9::qid::{Qid, QidType};
@@ -24,7 +25,8 @@ pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result
     // An entry's wire form is at most 7/6 of its host form, so that what this reads has room.
     let host_bytes = room / 7 * 6;
     s.cost += room / COST_BYTES;
-    let device = s.fs.entry_qid_path(node, 0)?;
+    // Entries are taken to lie on their directory's device.
+    let device = s.fs.device_index(node)?;
     s.fs.read_dir(open, t.offset, host_bytes, |entry| {
         let bytes = <Qid as Field>::LEAST + 8 + 1 + 2 + entry.name.len();
         if out.len() - start + bytes > room {
@@ -34,7 +36,7 @@ pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result
         Qid {
             kind,
             version: 0,
-            path: device | entry.inode & (u64::MAX >> 8),
+            path: qid_path(device, entry.inode),
         }
         .write(out);
         entry.next.write(out);

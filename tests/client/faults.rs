@@ -2,15 +2,14 @@
 
 use crate::entries::{both_ways, names, start};
 use crate::harness::{
-    Gofer, Launch, Mount, Namespace, ROOT, TempDir, Tree, binary, chmod, expect_descriptors, serve,
-    session_of, spec, write_spec,
+    Gofer, Launch, Mount, Namespace, ROOT, TempDir, Tree, binary, chmod, expect_descriptors,
+    meanwhile, serve, session_of, spec, write_spec,
 };
 use crate::p9::{
     Client, Data, Fault, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr,
     refused, t,
 };
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +18,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const OWNER: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
@@ -160,21 +158,17 @@ fn mount_destination_with_dotdot_is_found_while_the_host_renames() {
     fs::write(tree.outside("x"), b"").unwrap();
     let mounts = [Mount::bind("/a/b/up/m", &[])];
     write_spec(&tree.bundle(), &spec(&tree.root(), false, &mounts));
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                fs::rename(tree.outside("x"), tree.outside("y")).unwrap();
-                fs::rename(tree.outside("y"), tree.outside("x")).unwrap();
-            }
-        });
+    let rename_both_ways = || {
+        fs::rename(tree.outside("x"), tree.outside("y")).unwrap();
+        fs::rename(tree.outside("y"), tree.outside("x")).unwrap();
+    };
+    meanwhile(rename_both_ways, || {
         let attached: Vec<_> = (0..50)
             .map(|_| {
                 let mut gofer = Launch::new(&tree.bundle(), 2).start();
                 gofer.client(1).hello(ROOT).map(drop)
             })
             .collect();
-        stop.store(true, Ordering::Relaxed);
         for answer in attached {
             answer.unwrap();
         }
@@ -526,31 +520,20 @@ fn times_of_a_symlink_whose_directory_is_swapped_stay_inside() {
     let before = fs::symlink_metadata(&outside).unwrap();
     let mut s = serve(&tree);
     s.walk_to(ROOT, 2, "d/l").unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                renameat2(
-                    AT_FDCWD,
-                    &tree.path("d"),
-                    AT_FDCWD,
-                    &tree.path("swap"),
-                    RenameFlags::RENAME_EXCHANGE,
-                )
-                .unwrap();
+    meanwhile(
+        || tree.swap("d", "swap").unwrap(),
+        || {
+            let attr = SetAttr {
+                atime: 7,
+                mtime: 7,
+                ..SetAttr::default()
+            };
+            let done: Vec<_> = (0..20_000).map(|_| s.setattr(2, 0x1b0, &attr)).collect();
+            for answer in done {
+                answer.unwrap();
             }
-        });
-        let attr = SetAttr {
-            atime: 7,
-            mtime: 7,
-            ..SetAttr::default()
-        };
-        let done: Vec<_> = (0..20_000).map(|_| s.setattr(2, 0x1b0, &attr)).collect();
-        stop.store(true, Ordering::Relaxed);
-        for answer in done {
-            answer.unwrap();
-        }
-    });
+        },
+    );
     let after = fs::symlink_metadata(&outside).unwrap();
     assert_eq!(
         (after.mtime(), after.ctime(), after.ctime_nsec()),
@@ -570,39 +553,28 @@ fn changes_of_a_file_that_is_swapped_never_reach_another() {
         tree.link("swap", tree.outside("secret"));
         let mut s = start(&tree, namespace);
         s.walk_to(ROOT, 2, "f").unwrap();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    renameat2(
-                        AT_FDCWD,
-                        &tree.path("f"),
-                        AT_FDCWD,
-                        &tree.path("swap"),
-                        RenameFlags::RENAME_EXCHANGE,
-                    )
-                    .unwrap();
+        meanwhile(
+            || tree.swap("f", "swap").unwrap(),
+            || {
+                let mut broken = None;
+                for round in 0..5000 {
+                    let attr = SetAttr {
+                        mode: 0o600,
+                        size: round % 3,
+                        atime: 7,
+                        mtime: 7,
+                        ..SetAttr::default()
+                    };
+                    match s.setattr(2, 0x1b0 | 9, &attr) {
+                        // Without /proc the name is looked at again.
+                        Err(Fault::Errno(Errno::ELOOP | Errno::ESTALE)) if namespace.is_some() => {}
+                        Ok(_) => {}
+                        other => broken = Some(other),
+                    }
                 }
-            });
-            let mut broken = None;
-            for round in 0..5000 {
-                let attr = SetAttr {
-                    mode: 0o600,
-                    size: round % 3,
-                    atime: 7,
-                    mtime: 7,
-                    ..SetAttr::default()
-                };
-                match s.setattr(2, 0x1b0 | 9, &attr) {
-                    // Without /proc the name is looked at again.
-                    Err(Fault::Errno(Errno::ELOOP | Errno::ESTALE)) if namespace.is_some() => {}
-                    Ok(_) => {}
-                    other => broken = Some(other),
-                }
-            }
-            stop.store(true, Ordering::Relaxed);
-            assert!(broken.is_none(), "{broken:?}");
-        });
+                assert!(broken.is_none(), "{broken:?}");
+            },
+        );
         let secret = fs::metadata(tree.outside("secret")).unwrap();
         assert_eq!((secret.mode() & 0o777, secret.len()), (0o644, 6));
         assert_ne!(secret.mtime(), 7);
@@ -618,31 +590,20 @@ fn mknod_in_a_directory_that_is_swapped_never_makes_anything_outside() {
     tree.link("swap", tree.outside("secrets"));
     let mut s = serve(&tree);
     s.walk_to(ROOT, 2, "d").unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                renameat2(
-                    AT_FDCWD,
-                    &tree.path("d"),
-                    AT_FDCWD,
-                    &tree.path("swap"),
-                    RenameFlags::RENAME_EXCHANGE,
-                )
-                .unwrap();
+    meanwhile(
+        || tree.swap("d", "swap").unwrap(),
+        || {
+            let made: Vec<_> = (0..3000)
+                .map(|number| {
+                    let name = number.to_string();
+                    s.mknod(2, name.as_bytes(), 0o100_600, 0, 0, NOID)
+                })
+                .collect();
+            for answer in made {
+                answer.unwrap();
             }
-        });
-        let made: Vec<_> = (0..3000)
-            .map(|number| {
-                let name = number.to_string();
-                s.mknod(2, name.as_bytes(), 0o100_600, 0, 0, NOID)
-            })
-            .collect();
-        stop.store(true, Ordering::Relaxed);
-        for answer in made {
-            answer.unwrap();
-        }
-    });
+        },
+    );
     assert_eq!(fs::read_dir(tree.outside("secrets")).unwrap().count(), 0);
     s.open(2, 3, "", O_RDONLY).unwrap();
     assert_eq!(s.list(3, 65_536).unwrap().len(), 3000);

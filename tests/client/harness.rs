@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // shared by several crates, each uses a part of it
 
 use super::p9::{Answer, Client, PATIENCE};
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, RenameFlags, fcntl, open, renameat2};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -22,10 +22,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The fid of the attach root in every [`Session`].
 pub const ROOT: u32 = 1;
@@ -127,6 +128,18 @@ impl Tree {
 
     pub fn bundle(&self) -> PathBuf {
         self.dir.path().join("bundle")
+    }
+
+    /// Exchanges two names in the root.
+    pub fn swap(&self, one: &str, other: &str) -> nix::Result<()> {
+        let flags = RenameFlags::RENAME_EXCHANGE;
+        renameat2(
+            AT_FDCWD,
+            &self.path(one),
+            AT_FDCWD,
+            &self.path(other),
+            flags,
+        )
     }
 
     /// A place beside the root, out of reach of the program.
@@ -768,4 +781,21 @@ pub fn serve_mounts(tree: &Tree, readonly: bool, mounts: &[Mount]) -> (Gofer, Ve
 /// The access mode and status flags of a descriptor of ours.
 pub fn status_flags(fd: &impl AsFd) -> OFlag {
     OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("F_GETFL"))
+}
+
+/// Does `work` while another thread does `again` over and over.
+pub fn meanwhile(again: impl Fn() + Sync, work: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                again();
+            }
+        });
+        let worked = catch_unwind(AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed); // also where an assertion fails
+        if let Err(failure) = worked {
+            resume_unwind(failure);
+        }
+    });
 }

@@ -1,19 +1,18 @@
 //! Names that climb, files that are none, swaps of the tree, floods.
 
 use crate::harness::{
-    Launch, Mount, Namespace, ROOT, Tree, expect_descriptors, serve, serve_mounts, session_of,
-    spec, write_spec,
+    Launch, Mount, Namespace, ROOT, Tree, expect_descriptors, meanwhile, serve, serve_mounts,
+    session_of, spec, write_spec,
 };
 use crate::p9::{
     Data, Fault, NOID, O_RDONLY, O_RDWR, O_TRUNC, QT_SPECIAL, SetAttr, frame, refused, t,
 };
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, renameat2};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const OWNER: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
@@ -165,35 +164,30 @@ fn directory_swapped_all_the_time_never_leads_outside() {
     tree.file("x/file", b"inside");
     tree.link("y", "../secrets");
     let mut s = serve(&tree);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let (x, y) = (tree.path("x"), tree.path("y"));
-            while !stop.load(Ordering::Relaxed) {
-                renameat2(AT_FDCWD, &x, AT_FDCWD, &y, RenameFlags::RENAME_EXCHANGE).unwrap();
-            }
-        });
-        let mut inside = 0;
-        for round in 0..3000 {
-            match s.walk_to(ROOT, 2, "x/file") {
-                Ok(_) => {
-                    inside += 1;
-                    s.lopen(2, O_RDONLY).unwrap();
-                    assert_eq!(s.read_all(2).unwrap(), b"inside");
+    meanwhile(
+        || tree.swap("x", "y").unwrap(),
+        || {
+            let mut inside = 0;
+            for round in 0..3000 {
+                match s.walk_to(ROOT, 2, "x/file") {
+                    Ok(_) => {
+                        inside += 1;
+                        s.lopen(2, O_RDONLY).unwrap();
+                        assert_eq!(s.read_all(2).unwrap(), b"inside");
+                    }
+                    other => refused(other, Errno::EINVAL),
                 }
-                other => refused(other, Errno::EINVAL),
-            }
-            match s.walk_to(ROOT, 3, "x") {
-                Ok(_) if s.getattr(3, 0).unwrap().qid.kind == crate::p9::QT_DIR => {
-                    s.lcreate(3, format!("new{round}").as_bytes(), O_RDWR, 0o600, NOID)
-                        .unwrap();
+                match s.walk_to(ROOT, 3, "x") {
+                    Ok(_) if s.getattr(3, 0).unwrap().qid.kind == crate::p9::QT_DIR => {
+                        s.lcreate(3, format!("new{round}").as_bytes(), O_RDWR, 0o600, NOID)
+                            .unwrap();
+                    }
+                    other => drop(other.unwrap()),
                 }
-                other => drop(other.unwrap()),
             }
-        }
-        stop.store(true, Ordering::Relaxed);
-        println!("{inside} of 3000 walks met the directory");
-    });
+            println!("{inside} of 3000 walks met the directory");
+        },
+    );
     assert_eq!(fs::read_dir(tree.outside("secrets")).unwrap().count(), 1);
     assert_eq!(fs::read(tree.outside("secrets/file")).unwrap(), b"outside");
 }

@@ -5,6 +5,7 @@
 //! ```text
 //! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr, wire}
 //! sandbox -> sys                              p9 -> core only              log -> sandbox, sys, clock           anyone -> limits, decimal, errno
+//!                                             spec -> json
 //! ```
 //!
 //! `cli` and `spec` turn bytes into what start-up needs and make no system call. `sandbox` confines
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod decimal;
 pub mod errno;
 pub mod fs;
+pub mod json;
 pub mod limits;
 pub mod log;
 pub mod p9;

@@ -27,7 +27,7 @@ use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, root};
 use gofer::server::Server;
 use gofer::server::dispatch::Policy;
-use gofer::spec::Spec;
+use gofer::spec::{Refusal, Spec};
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
 use gofer::sys::memory::{self, Region};
@@ -314,10 +314,13 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
         .saturating_add(HEAP_BYTES);
     entry::ARENA.provide(Region::reserve(heap));
     let spec = Spec::read(&text).map_err(|refusal| {
-        fatal(told(format_args!(
-            "error reading spec: {refusal} in \"{}\"",
-            Quoted(&path)
-        )))
+        fatal(match refusal {
+            Refusal::NotJson(_) | Refusal::Mismatch(..) => told(format_args!(
+                "error reading spec: error unmarshaling spec from file \"{}\": {refusal}",
+                Quoted(&path)
+            )),
+            _ => told(format_args!("error reading spec: {refusal}")),
+        })
     })?;
     log.long(format_args!("Spec: {}", OneLine(&text)));
     let len = text.len();

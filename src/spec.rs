@@ -3,19 +3,15 @@
 //! The sandbox reads the same file by Go's encoding/json into the OCI's own types, and a disagreement
 //! would shift which mount answers on which socket. So every known field's type is checked (the table
 //! [`SCHEMA`]), keys fold their case, a key that comes twice is read into what is there already, null
-//! leaves or takes away, and text that Go mends is mended before it is parsed ([`mend`]).
+//! leaves or takes away, and text is mended as Go mends it ([`crate::json`]).
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use miniserde::de::{Map, Seq, Visitor};
-use miniserde::{Deserialize, json};
-
+use crate::errno::told;
+use crate::json::{Event, Fault, Reader, Text};
 use crate::limits::MOUNTS;
-use crate::sys::memory::Region;
 
 /// What start-up needs of a spec. Its strings are never freed: what start-up allocates lives as long as
 /// the process.
@@ -54,10 +50,8 @@ pub struct Mount {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Not JSON.
-    NotJson,
-    /// Brackets nest deeper than Go reads them.
-    TooDeep,
-    /// A field of the wrong type: what was found, the field's structure, its key, its Go type.
+    NotJson(Fault),
+    /// A field of the wrong type: what was found, the field's structure, its key, its type in [`SCHEMA`].
     Mismatch(&'static str, &'static str, &'static str, &'static str),
     /// No `process`.
     NoProcess,
@@ -84,12 +78,16 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotJson => f.write_str("invalid JSON"),
-            Self::TooDeep => f.write_str("exceeded max depth"),
-            Self::Mismatch(found, of, key, kind) => write!(
-                f,
-                "json: cannot unmarshal {found} into Go struct field {of}.{key} of type {kind}"
-            ),
+            Self::NotJson(fault) => fault.fmt(f),
+            Self::Mismatch(found, of, key, kind) => {
+                write!(f, "json: cannot unmarshal {found} into Go ")?;
+                if !of.is_empty() {
+                    write!(f, "struct field {of}.{key} of type ")?;
+                } else {
+                    f.write_str("value of type ")?;
+                }
+                GoType(kind).fmt(f)
+            }
             Self::NoProcess => f.write_str("Spec.Process must be defined: "),
             Self::NoArgs => f.write_str("Spec.Process.Arg must be defined: "),
             Self::NoRoot => f.write_str("Spec.Root must be defined: "),
@@ -112,23 +110,46 @@ impl fmt::Display for Refusal {
 }
 
 /// The OCI's types (runtime-spec 1.0.2), one structure a line: its name, then its keys with their types.
-/// `s` string, `b` boolean, `i` and `u` with bits for integers, `a` anything, `[` list of, `{` map from
-/// strings to, a name for a structure; `*` before it for a pointer, which null takes away. Of an
-/// `Object` only is asked that it is one: what it holds is not looked at (issue 4).
+/// `s` string, `b` boolean, `i` int, `u` uint, and with bits behind; `F` a file's mode; `[` list of, `{` map
+/// from strings to, a name for a structure, a name behind `s` for a string type of its own; `*` before it
+/// for a pointer, which null takes away. An `Object` is one of a system that is refused anyway: what it
+/// holds is not looked at.
 const SCHEMA: &str = "\
-Spec ociVersion:s process:*Process root:*Root hostname:s mounts:[Mount hooks:*Hooks annotations:{s linux:*Linux solaris:*Object windows:*Object vm:*Object
-Process terminal:b consoleSize:*Box user:User args:[s commandLine:s env:[s cwd:s capabilities:*LinuxCapabilities rlimits:[POSIXRlimit noNewPrivileges:b apparmorProfile:s oomScoreAdj:*i64 selinuxLabel:s
+Spec ociVersion:s process:*Process root:*Root hostname:s mounts:[Mount hooks:*Hooks annotations:{s linux:*Linux solaris:*Object windows:*Object vm:*VM
+Process terminal:b consoleSize:*Box user:User args:[s commandLine:s env:[s cwd:s capabilities:*LinuxCapabilities rlimits:[POSIXRlimit noNewPrivileges:b apparmorProfile:s oomScoreAdj:*i selinuxLabel:s
 LinuxCapabilities bounding:[s effective:[s inheritable:[s permitted:[s ambient:[s
-Box height:u64 width:u64
-User uid:u32 gid:u32 umask:*u32 additionalGids:[u32 username:s
+Box height:u width:u
+User uid:u32 gid:u32 umask:u32 additionalGids:[u32 username:s
 Root path:s readonly:b
 Mount destination:s type:s source:s options:[s
-Hook path:s args:[s env:[s timeout:*i64
+Hook path:s args:[s env:[s timeout:*i
 Hooks prestart:[Hook createRuntime:[Hook createContainer:[Hook startContainer:[Hook poststart:[Hook poststop:[Hook
-Linux uidMappings:[LinuxIDMapping gidMappings:[LinuxIDMapping sysctl:{s resources:*Object cgroupsPath:s namespaces:[LinuxNamespace devices:[Object seccomp:*Object rootfsPropagation:s maskedPaths:[s readonlyPaths:[s mountLabel:s intelRdt:*Object personality:*Object
-LinuxNamespace type:s path:s
+Linux uidMappings:[LinuxIDMapping gidMappings:[LinuxIDMapping sysctl:{s resources:*LinuxResources cgroupsPath:s namespaces:[LinuxNamespace devices:[LinuxDevice seccomp:*LinuxSeccomp rootfsPropagation:s maskedPaths:[s readonlyPaths:[s mountLabel:s intelRdt:*LinuxIntelRdt personality:*LinuxPersonality
+LinuxNamespace type:sLinuxNamespaceType path:s
 LinuxIDMapping containerID:u32 hostID:u32 size:u32
 POSIXRlimit type:s hard:u64 soft:u64
+LinuxHugepageLimit pageSize:s limit:u64
+LinuxInterfacePriority name:s priority:u32
+LinuxWeightDevice major:i64 minor:i64 weight:*u16 leafWeight:*u16
+LinuxThrottleDevice major:i64 minor:i64 rate:u64
+LinuxBlockIO weight:*u16 leafWeight:*u16 weightDevice:[LinuxWeightDevice throttleReadBpsDevice:[LinuxThrottleDevice throttleWriteBpsDevice:[LinuxThrottleDevice throttleReadIOPSDevice:[LinuxThrottleDevice throttleWriteIOPSDevice:[LinuxThrottleDevice
+LinuxMemory limit:*i64 reservation:*i64 swap:*i64 kernel:*i64 kernelTCP:*i64 swappiness:*u64 disableOOMKiller:*b useHierarchy:*b
+LinuxCPU shares:*u64 quota:*i64 period:*u64 realtimeRuntime:*i64 realtimePeriod:*u64 cpus:s mems:s
+LinuxPids limit:i64
+LinuxNetwork classID:*u32 priorities:[LinuxInterfacePriority
+LinuxRdma hcaHandles:*u32 hcaObjects:*u32
+LinuxResources devices:[LinuxDeviceCgroup memory:*LinuxMemory cpu:*LinuxCPU pids:*LinuxPids blockIO:*LinuxBlockIO hugepageLimits:[LinuxHugepageLimit network:*LinuxNetwork rdma:{LinuxRdma
+LinuxDevice path:s type:s major:i64 minor:i64 fileMode:*F uid:*u32 gid:*u32
+LinuxDeviceCgroup allow:b type:s major:*i64 minor:*i64 access:s
+LinuxPersonality domain:sLinuxPersonalityDomain flags:[sLinuxPersonalityFlag
+VM hypervisor:VMHypervisor kernel:VMKernel image:VMImage
+VMHypervisor path:s parameters:[s
+VMKernel path:s parameters:[s initrd:s
+VMImage path:s format:s
+LinuxSeccomp defaultAction:sLinuxSeccompAction architectures:[sArch flags:[sLinuxSeccompFlag syscalls:[LinuxSyscall
+LinuxSeccompArg index:u value:u64 valueTwo:u64 op:sLinuxSeccompOperator
+LinuxSyscall names:[s action:sLinuxSeccompAction args:[LinuxSeccompArg
+LinuxIntelRdt closID:s l3CacheSchema:s memBwSchema:s
 Object -:a";
 
 /// The fields that are kept. A field that the table does not know is `Other`, and so is what lies in it.
@@ -159,30 +180,43 @@ enum Place {
     Windows,
 }
 
-/// Where `key` of `place` leads.
-fn below(place: Place, key: &str) -> Place {
-    match (place, key) {
-        (Place::File, "process") => Place::Process,
-        (Place::File, "root") => Place::Root,
-        (Place::File, "mounts") => Place::Mounts,
-        (Place::File, "annotations") => Place::Annotations,
-        (Place::File, "linux") => Place::Linux,
-        (Place::File, "solaris") => Place::Solaris,
-        (Place::File, "windows") => Place::Windows,
-        (Place::Process, "args") => Place::Args,
-        (Place::Process, "selinuxLabel") => Place::SeLinux,
-        (Place::Process, "apparmorProfile") => Place::AppArmor,
-        (Place::Root, "path") => Place::RootPath,
-        (Place::Root, "readonly") => Place::RootReadOnly,
-        (Place::Mount, "destination") => Place::Destination,
-        (Place::Mount, "type") => Place::MountType,
-        (Place::Mount, "source") => Place::Source,
-        (Place::Mount, "options") => Place::Options,
-        (Place::Annotations, "io.kubernetes.cri.container-type") => Place::ContainerType,
-        (Place::Annotations, "io.kubernetes.cri.sandbox-id") => Place::SandboxId,
-        (Place::Linux, "seccomp") => Place::Seccomp,
-        _ => Place::Other,
-    }
+/// The fields that are kept: where they are, their keys, what they are.
+const KEPT: &[(Place, &str, Place)] = &[
+    (Place::File, "process", Place::Process),
+    (Place::File, "root", Place::Root),
+    (Place::File, "mounts", Place::Mounts),
+    (Place::File, "annotations", Place::Annotations),
+    (Place::File, "linux", Place::Linux),
+    (Place::File, "solaris", Place::Solaris),
+    (Place::File, "windows", Place::Windows),
+    (Place::Process, "args", Place::Args),
+    (Place::Process, "selinuxLabel", Place::SeLinux),
+    (Place::Process, "apparmorProfile", Place::AppArmor),
+    (Place::Root, "path", Place::RootPath),
+    (Place::Root, "readonly", Place::RootReadOnly),
+    (Place::Mount, "destination", Place::Destination),
+    (Place::Mount, "type", Place::MountType),
+    (Place::Mount, "source", Place::Source),
+    (Place::Mount, "options", Place::Options),
+    (
+        Place::Annotations,
+        "io.kubernetes.cri.container-type",
+        Place::ContainerType,
+    ),
+    (
+        Place::Annotations,
+        "io.kubernetes.cri.sandbox-id",
+        Place::SandboxId,
+    ),
+    (Place::Linux, "seccomp", Place::Seccomp),
+];
+
+/// Where the key of `place` that `is_key` takes leads.
+fn below(place: Place, is_key: impl Fn(&str) -> bool) -> Place {
+    let mut known = KEPT.iter().filter(|(above, ..)| *above == place);
+    known
+        .find(|(_, key, _)| is_key(key))
+        .map_or(Place::Other, |(.., below)| *below)
 }
 
 /// A list as Go fills it: reading it again begins at its start, over what its items hold already.
@@ -300,46 +334,70 @@ impl Kept {
         }
     }
 
-    fn text(&mut self, place: Place, text: &str) {
-        let keep = || String::from(text).leak();
+    /// The list at `place` ends. Go gives an empty one new memory, so what the old items held is gone.
+    fn end(&mut self, place: Place) {
         match place {
-            Place::SeLinux => self.selinux = keep(),
-            Place::AppArmor => self.apparmor = keep(),
-            Place::RootPath => self.root_path = keep(),
-            Place::ContainerType => self.container_type = Some(keep()),
-            Place::SandboxId => self.has_sandbox_id = true,
-            Place::Destination | Place::MountType | Place::Source | Place::Option => {
-                let Some(mount) = self.mounts.last() else {
-                    return;
-                };
-                match place {
-                    Place::Destination => mount.destination = keep(),
-                    Place::MountType => mount.kind = keep(),
-                    Place::Source => mount.source = keep(),
-                    _ => {
-                        if let Some(option) = mount.options.last() {
-                            *option = keep();
-                        }
-                    }
+            Place::Mounts if self.mounts.len == 0 => self.mounts = List::default(),
+            Place::Options => {
+                if let Some(mount) = self.mounts.last()
+                    && mount.options.len == 0
+                {
+                    mount.options = List::default();
                 }
             }
             _ => {}
         }
     }
+
+    /// Where a text at `place` is kept.
+    fn slot(&mut self, place: Place) -> Option<&mut &'static str> {
+        Some(match place {
+            Place::SeLinux => &mut self.selinux,
+            Place::AppArmor => &mut self.apparmor,
+            Place::RootPath => &mut self.root_path,
+            Place::ContainerType => self.container_type.insert(""),
+            Place::Destination => &mut self.mounts.last()?.destination,
+            Place::MountType => &mut self.mounts.last()?.kind,
+            Place::Source => &mut self.mounts.last()?.source,
+            Place::Option => self.mounts.last()?.options.last()?,
+            Place::SandboxId => {
+                self.has_sandbox_id = true;
+                return None;
+            }
+            _ => return None,
+        })
+    }
 }
 
-/// What all values of a file are read into.
-#[derive(Default)]
-struct Sink {
-    kept: RefCell<Kept>,
-    /// The first field of a wrong type; Go tells of it when all is read.
-    mismatch: Cell<Option<Refusal>>,
+/// A type's name in Go.
+struct GoType(&'static str);
+
+impl fmt::Display for GoType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, rest) = match self.0.split_at_checked(1) {
+            Some(("*", rest)) => return Self(rest).fmt(f),
+            Some(("[", rest)) => ("[]", rest),
+            Some(("{", rest)) => ("map[string]", rest),
+            _ => ("", self.0),
+        };
+        f.write_str(before)?;
+        let (before, behind) = match rest.split_at_checked(1).unwrap_or_default() {
+            ("s", "") => ("string", ""),
+            ("s", name) => ("specs.", name),
+            ("b", _) => ("bool", ""),
+            ("i", bits) => ("int", bits),
+            ("u", bits) => ("uint", bits),
+            ("F", _) => ("fs.FileMode", ""),
+            _ => ("specs.", rest),
+        };
+        f.write_str(before)?;
+        f.write_str(behind)
+    }
 }
 
 /// A value: where it is, and what it must be.
 #[derive(Clone, Copy)]
-struct Value<'s> {
-    sink: &'s Sink,
+struct Value {
     place: Place,
     kind: &'static str,
     /// The structure and the key that it belongs to.
@@ -347,191 +405,88 @@ struct Value<'s> {
     key: &'static str,
 }
 
-/// Anything.
+/// Anything: a value that is skipped, of an unknown field or of the wrong type.
 const ANY: &str = "a";
 
-impl<'s> Value<'s> {
-    /// The type without its pointer.
-    fn plain(&self) -> &'static str {
-        self.kind.strip_prefix('*').unwrap_or(self.kind)
-    }
+impl Value {
+    /// The whole file.
+    const FILE: Self = Self {
+        place: Place::File,
+        kind: "Spec",
+        of: "",
+        key: "",
+    };
 
-    fn mismatch(&self, found: &'static str) -> miniserde::Result<()> {
-        let first = self.sink.mismatch.take();
-        let this = Refusal::Mismatch(found, self.of, self.key, self.kind);
-        self.sink.mismatch.set(Some(first.unwrap_or(this)));
-        Ok(())
-    }
-
-    fn integer(&self, negative: bool, magnitude: u64) -> miniserde::Result<()> {
-        let fits = match self.plain() {
-            "i64" => magnitude < 1 << 63 || negative && magnitude == 1 << 63,
-            "u16" => !negative && magnitude < 1 << 16,
-            "u32" => !negative && magnitude < 1 << 32,
-            "u64" => !negative,
-            kind => kind == ANY,
-        };
-        if fits {
-            Ok(())
-        } else {
-            self.mismatch("number")
-        }
-    }
-
-    /// A value that is skipped: of an unknown field, or of the wrong type.
-    fn skipped(&self) -> Self {
+    fn skipped(self) -> Self {
         Self {
             place: Place::Other,
             kind: ANY,
-            ..*self
+            ..self
         }
     }
 
-    /// A list, a map or a structure begins: `open` is what its type must begin with.
-    fn container(&self, open: &str, found: &'static str) -> Container<'s> {
-        let of = match self.plain().strip_prefix(open) {
-            _ if self.plain() == ANY => self.skipped(),
-            None => {
-                let _told = self.mismatch(found);
-                self.skipped()
-            }
-            Some(kind) => {
-                self.sink.kept.borrow_mut().begin(self.place);
-                Self { kind, ..*self }
-            }
+    /// The type without its pointer, by its first letter and what follows.
+    fn plain(&self) -> (u8, &'static str) {
+        let plain = self.kind.strip_prefix('*').unwrap_or(self.kind);
+        let first = plain.bytes().next().unwrap_or_default();
+        (first, plain.get(1..).unwrap_or_default())
+    }
+
+    /// Whether a number as written is one of its type.
+    fn takes(&self, number: &str) -> bool {
+        let (letter, bits) = self.plain();
+        let (negative, digits) = match number.strip_prefix('-') {
+            Some(digits) => (true, digits),
+            None => (false, number),
         };
-        Container {
-            of,
-            child: of,
-            is_map: open == "{",
+        let Ok(magnitude) = digits.parse::<u64>() else {
+            return false;
+        };
+        match (letter, bits) {
+            (b'i', _) => magnitude < 1 << 63 || negative && magnitude == 1 << 63,
+            _ if negative => false,
+            (_, "16") => magnitude < 1 << 16,
+            (b'F', _) | (_, "32") => magnitude < 1 << 32,
+            _ => true,
         }
-    }
-
-    fn is_structure(&self) -> bool {
-        self.plain().starts_with(|c: char| c.is_ascii_uppercase())
     }
 }
 
-impl Visitor for Value<'_> {
-    fn null(&mut self) -> miniserde::Result<()> {
-        if self.kind.starts_with(['*', '[', '{']) {
-            self.sink.kept.borrow_mut().forget(self.place);
-        }
-        Ok(())
-    }
-
-    fn boolean(&mut self, value: bool) -> miniserde::Result<()> {
-        match self.plain() {
-            "b" => {
-                if self.place == Place::RootReadOnly {
-                    self.sink.kept.borrow_mut().root_read_only = value;
-                }
-                Ok(())
-            }
-            ANY => Ok(()),
-            _ => self.mismatch("bool"),
-        }
-    }
-
-    fn string(&mut self, text: &str) -> miniserde::Result<()> {
-        match self.plain() {
-            "s" => {
-                self.sink.kept.borrow_mut().text(self.place, text);
-                Ok(())
-            }
-            ANY => Ok(()),
-            _ => self.mismatch("string"),
-        }
-    }
-
-    fn negative(&mut self, value: i64) -> miniserde::Result<()> {
-        self.integer(value < 0, value.unsigned_abs())
-    }
-
-    fn nonnegative(&mut self, value: u64) -> miniserde::Result<()> {
-        self.integer(false, value)
-    }
-
-    fn float(&mut self, _: f64) -> miniserde::Result<()> {
-        if self.plain() == ANY {
-            Ok(())
-        } else {
-            self.mismatch("number")
-        }
-    }
-
-    fn seq(&mut self) -> miniserde::Result<Box<dyn Seq + '_>> {
-        Ok(Box::new(self.container("[", "array")))
-    }
-
-    fn map(&mut self) -> miniserde::Result<Box<dyn Map + '_>> {
-        Ok(Box::new(self.container(
-            if self.is_structure() { "" } else { "{" },
-            "object",
-        )))
-    }
-}
-
-/// A list, a map or a structure under way.
-struct Container<'s> {
-    /// Where it is, and its items' type or the structure's name.
-    of: Value<'s>,
-    child: Value<'s>,
-    is_map: bool,
-}
-
-impl Seq for Container<'_> {
-    fn element(&mut self) -> miniserde::Result<&mut dyn Visitor> {
-        let place = self.of.sink.kept.borrow_mut().item(self.of.place);
-        self.child = Value { place, ..self.of };
-        Ok(&mut self.child)
-    }
-
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
-    }
-}
-
-impl Map for Container<'_> {
-    fn key(&mut self, key: &str) -> miniserde::Result<&mut dyn Visitor> {
-        let of = self.of;
-        self.child = if of.kind == ANY {
-            of
-        } else if self.is_map {
+/// A key, or a value that begins, of container `of`: where it is, and what it must be.
+fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
+    match of.plain() {
+        (b'{', kind) => {
             // By its one spelling, and empty until its value comes: null leaves it so.
-            let place = below(of.place, key);
-            of.sink.kept.borrow_mut().text(place, "");
-            Value { place, ..of }
-        } else {
-            match field(of.kind, key) {
-                Some((key, kind)) => Value {
-                    sink: of.sink,
-                    place: below(of.place, key),
-                    kind,
-                    of: of.kind,
-                    key,
-                },
-                None => of.skipped(),
+            let place = below(of.place, |known| key.chars().eq(known.chars()));
+            if let Some(slot) = kept.slot(place) {
+                *slot = "";
             }
-        };
-        Ok(&mut self.child)
-    }
-
-    fn finish(&mut self) -> miniserde::Result<()> {
-        Ok(())
+            Value { place, kind, ..of }
+        }
+        (b'A'..=b'Z', _) => match field(of.kind, key) {
+            Some((key, kind)) => Value {
+                place: below(of.place, |known| known == key),
+                kind,
+                of: of.kind.trim_start_matches('*'),
+                key,
+            },
+            None => of.skipped(),
+        },
+        _ => of,
     }
 }
 
 /// The key of structure `name` that `key` is a spelling of, and its type.
-fn field(name: &str, key: &str) -> Option<(&'static str, &'static str)> {
+fn field(name: &str, key: Text<'_>) -> Option<(&'static str, &'static str)> {
     let mut structures = SCHEMA.split('\n').filter_map(|line| line.split_once(' '));
+    let name = name.trim_start_matches('*');
     let (_, fields) = structures.find(|(known, _)| *known == name)?;
     let mut fields = fields.split(' ').filter_map(|field| field.split_once(':'));
     fields.find(|(known, _)| is_same_key(key, known))
 }
 
 /// Whether two keys are the same but for case. Go folds two letters beyond ASCII to ASCII ones.
-fn is_same_key(key: &str, known: &str) -> bool {
+fn is_same_key(key: Text<'_>, known: &str) -> bool {
     let folded = key.chars().map(|c| match c {
         '\u{212a}' => 'k',
         '\u{17f}' => 's',
@@ -540,21 +495,81 @@ fn is_same_key(key: &str, known: &str) -> bool {
     folded.eq(known.chars().map(|c| c.to_ascii_lowercase()))
 }
 
-/// A file under way.
-struct File(Value<'static>);
-
-impl Deserialize for File {
-    fn begin(out: &mut Option<Self>) -> &mut dyn Visitor {
-        let sink: &'static Sink = Box::leak(Box::new(<Sink as Default>::default()));
-        let file = Value {
-            sink,
-            place: Place::File,
-            kind: "Spec",
-            of: "",
-            key: "",
+/// Reads a whole file. Error: it is not JSON, or else the first field of a wrong type, of which Go tells
+/// when all is read.
+fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
+    let mut reader = Reader::new(bytes);
+    let mut kept = Kept::default();
+    let mut mismatch = None;
+    let mut open: Vec<Value> = Vec::new();
+    let mut next = Value::FILE;
+    while let Some(event) = reader.next().map_err(Refusal::NotJson)? {
+        let at = match open.last() {
+            Some(list) if list.plain().0 == b'[' && event != Event::End => Value {
+                place: kept.item(list.place),
+                kind: list.plain().1,
+                ..*list
+            },
+            _ => next,
         };
-        &mut out.insert(Self(file)).0
+        let (letter, _) = at.plain();
+        let found = match event {
+            Event::Key(key) => {
+                if let Some(of) = open.last() {
+                    next = inside(*of, key, &mut kept);
+                }
+                continue;
+            }
+            Event::End => {
+                if let Some(list) = open.pop() {
+                    kept.end(list.place);
+                }
+                continue;
+            }
+            Event::Null => {
+                if at.kind.starts_with(['*', '[', '{']) {
+                    kept.forget(at.place);
+                }
+                continue;
+            }
+            _ if letter == b'a' => "",
+            Event::Object if matches!(letter, b'{' | b'A'..=b'E' | b'G'..=b'Z') => "",
+            Event::Object => "object",
+            Event::Array if letter == b'[' => "",
+            Event::Array => "array",
+            Event::String(_) if letter == b's' => "",
+            Event::String(_) => "string",
+            Event::Bool(_) if letter == b'b' => "",
+            Event::Bool(_) => "bool",
+            Event::Number(number) => match letter {
+                b'i' | b'u' | b'F' if at.takes(number) => "",
+                b'i' | b'u' | b'F' if mismatch.is_none() => told(format_args!("number {number}")),
+                _ => "number",
+            },
+        };
+        let is_right = found.is_empty();
+        if !is_right && mismatch.is_none() {
+            mismatch = Some(Refusal::Mismatch(found, at.of, at.key, at.kind));
+        }
+        match event {
+            Event::Object | Event::Array if is_right && letter != b'a' => {
+                kept.begin(at.place);
+                open.push(at);
+            }
+            Event::Object | Event::Array => {
+                next = at.skipped();
+                open.push(next);
+            }
+            Event::String(text) if is_right => {
+                if let Some(slot) = kept.slot(at.place) {
+                    *slot = text.chars().collect::<String>().leak();
+                }
+            }
+            Event::Bool(value) if at.place == Place::RootReadOnly => kept.root_read_only = value,
+            _ => {}
+        }
     }
+    mismatch.map_or(Ok(kept), Err)
 }
 
 const CONTAINER_KINDS: [&str; 2] = ["sandbox", "container"];
@@ -562,15 +577,7 @@ const CONTAINER_KINDS: [&str; 2] = ["sandbox", "container"];
 impl Spec {
     /// Reads and checks a spec. The refusals are told in the order in which [`Refusal`] lists them.
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
-        // Outside the heap, so that it goes back whole: U+FFFD is the longest that a byte becomes.
-        let mut room = Region::reserve(bytes.len() * char::REPLACEMENT_CHARACTER.len_utf8());
-        let File(file) = json::from_str(mend(bytes, &mut room)?).map_err(|_| Refusal::NotJson)?;
-        let len = room.len();
-        room.discard(0..len);
-        if let Some(mismatch) = file.sink.mismatch.take() {
-            return Err(mismatch);
-        }
-        Self::check(&file.sink.kept.borrow())
+        Self::check(&read(bytes)?)
     }
 
     fn check(kept: &Kept) -> Result<Self, Refusal> {
@@ -649,167 +656,6 @@ fn is_sandbox_device(destination: &str) -> bool {
     }
 }
 
-/// Go's limit of brackets in brackets.
-const DEPTH: usize = 10_000;
-
-/// The file as Go reads it, in words that any parser takes alike: a byte in a string that is no part of a
-/// character and half a surrogate pair become U+FFFD, and a number that is no plain integer of at most
-/// 64 bits becomes another such one, since only its kind matters. Error: [`Refusal::TooDeep`].
-fn mend<'r>(bytes: &[u8], room: &'r mut [u8]) -> Result<&'r str, Refusal> {
-    let mut out = Out { room, len: 0 };
-    let mut rest = bytes;
-    let mut depth = 0usize;
-    while let Some((&byte, behind)) = rest.split_first() {
-        match byte {
-            b'"' => {
-                rest = mend_string(behind, &mut out);
-                continue;
-            }
-            b'-' | b'0'..=b'9' => {
-                let is_part =
-                    |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
-                let len = rest.iter().take_while(|byte| is_part(byte)).count();
-                let (number, behind) = rest.split_at_checked(len).unwrap_or_default();
-                let is_plain =
-                    len <= 20 && !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-                if is_plain || !is_number(number) {
-                    out.push_str(core::str::from_utf8(number).unwrap_or_default());
-                } else {
-                    out.push_str("0.5");
-                }
-                rest = behind;
-                continue;
-            }
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH {
-            return Err(Refusal::TooDeep);
-        }
-        out.push(if byte.is_ascii() {
-            char::from(byte)
-        } else {
-            char::REPLACEMENT_CHARACTER
-        });
-        rest = behind;
-    }
-    let Out { room, len } = out;
-    let text = room.get(..len).unwrap_or_default();
-    core::str::from_utf8(text).map_err(|_| Refusal::NotJson)
-}
-
-/// Text under assembly, in room that holds it.
-struct Out<'r> {
-    room: &'r mut [u8],
-    len: usize,
-}
-
-impl Out<'_> {
-    fn push_str(&mut self, text: &str) {
-        if let Some(to) = self.room.get_mut(self.len..self.len + text.len()) {
-            to.copy_from_slice(text.as_bytes());
-            self.len += text.len();
-        }
-    }
-
-    fn push(&mut self, c: char) {
-        self.push_str(c.encode_utf8(&mut [0; 4]));
-    }
-}
-
-/// Copies a string whose opening quote was met, to behind its closing one.
-fn mend_string<'a>(bytes: &'a [u8], out: &mut Out<'_>) -> &'a [u8] {
-    out.push('"');
-    let mut rest = bytes;
-    while let Some((&byte, behind)) = rest.split_first() {
-        let len = match byte {
-            b'"' => {
-                out.push('"');
-                return behind;
-            }
-            b'\\' => match (
-                surrogate(rest),
-                surrogate(rest.get(6..).unwrap_or_default()),
-            ) {
-                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
-                (Some(_), _) => {
-                    out.push_str("\\ufffd");
-                    rest = rest.get(6..).unwrap_or_default();
-                    continue;
-                }
-                (None, _) => 2,
-            },
-            _ => (1..=4)
-                .find(|&len| {
-                    rest.get(..len)
-                        .is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
-                })
-                .unwrap_or(0),
-        };
-        match rest
-            .get(..len)
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-        {
-            Some(text) if len > 0 => {
-                out.push_str(text);
-                rest = rest.get(len..).unwrap_or_default();
-            }
-            _ => {
-                // A backslash keeps its place: what it stands before is looked at by itself.
-                out.push(if byte == b'\\' {
-                    '\\'
-                } else {
-                    char::REPLACEMENT_CHARACTER
-                });
-                rest = behind;
-            }
-        }
-    }
-    rest
-}
-
-/// The half of a surrogate pair that `\uXXXX` at the start of `bytes` spells, if it does.
-fn surrogate(bytes: &[u8]) -> Option<u32> {
-    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
-    let value = digits.iter().try_fold(0, |value, &digit| {
-        Some(value * 16 + char::from(digit).to_digit(16)?)
-    })?;
-    (0xd800..=0xdfff).contains(&value).then_some(value)
-}
-
-/// Whether JSON's grammar takes it for a number.
-fn is_number(text: &[u8]) -> bool {
-    fn digits(rest: &mut &[u8]) -> usize {
-        let len = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        *rest = rest.get(len..).unwrap_or_default();
-        len
-    }
-    let mut rest = text.strip_prefix(b"-").unwrap_or(text);
-    let has_zero = rest.starts_with(b"0");
-    match digits(&mut rest) {
-        0 => return false,
-        len if has_zero && len > 1 => return false,
-        _ => {}
-    }
-    if let Some(behind) = rest.strip_prefix(b".") {
-        rest = behind;
-        if digits(&mut rest) == 0 {
-            return false;
-        }
-    }
-    if let Some(behind) = rest.strip_prefix(b"e").or(rest.strip_prefix(b"E")) {
-        rest = behind
-            .strip_prefix(b"+")
-            .or(behind.strip_prefix(b"-"))
-            .unwrap_or(behind);
-        if digits(&mut rest) == 0 {
-            return false;
-        }
-    }
-    rest.is_empty()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -865,12 +711,18 @@ mod tests {
     #[test]
     fn refusals_come_in_their_order() {
         let refusals = [
-            ("nonsense", Refusal::NotJson),
+            (
+                "nonsense",
+                Refusal::NotJson(Fault::Byte(b'o', "in literal null (expecting 'u')")),
+            ),
             (
                 r#"{"root":7}"#,
                 Refusal::Mismatch("number", "Spec", "root", "*Root"),
             ),
-            (r#"{} x"#, Refusal::NotJson),
+            (
+                r#"{} x"#,
+                Refusal::NotJson(Fault::Byte(b'x', "after top-level value")),
+            ),
             ("null", Refusal::NoProcess),
             (r#"{"process":{},"process":null}"#, Refusal::NoProcess),
             (r#"{"process":{"args":[]}}"#, Refusal::NoArgs),
@@ -929,19 +781,19 @@ mod tests {
         let root = r#""root":{"path":"/"}"#;
         assert_eq!(
             mismatch(&format!(r#"{root},"hostname":7"#)),
-            "json: cannot unmarshal number into Go struct field Spec.hostname of type s"
+            "json: cannot unmarshal number into Go struct field Spec.hostname of type string"
         );
         assert_eq!(
             mismatch(&format!(
                 r#"{root},"mounts":[{{"destination":"/a","options":"ro"}}]"#
             )),
-            "json: cannot unmarshal string into Go struct field Mount.options of type [s"
+            "json: cannot unmarshal string into Go struct field Mount.options of type []string"
         );
         assert_eq!(
             mismatch(&format!(
                 r#"{root},"linux":{{"uidMappings":[{{"size":4294967296}}]}}"#
             )),
-            "json: cannot unmarshal number into Go struct field LinuxIDMapping.size of type u32"
+            "json: cannot unmarshal number 4294967296 into Go struct field LinuxIDMapping.size of type uint32"
         );
         for good in [
             r#""linux":{"uidMappings":[{"size":4294967295}]},"process":{"oomScoreAdj":-9223372036854775808}"#,
@@ -978,26 +830,28 @@ mod tests {
     }
 
     #[test]
-    fn text_is_mended_as_go_mends_it() {
-        let mended = |text: &[u8]| mend(text, &mut vec![0; 3 * text.len()]).unwrap().to_owned();
-        assert_eq!(
-            mended(b"\"\\ud83d\\ude00 \\ud83d \\ude00\""),
-            "\"\\ud83d\\ude00 \\ufffd \\ufffd\""
+    fn a_list_that_was_empty_in_between_holds_nothing_old() {
+        let spec = read(
+            r#""root":{"path":"/"},"mounts":[{"destination":"/a","type":"bind","source":"/s"}],
+               "mounts":[],"mounts":[{"destination":"/c"}]"#,
         );
-        assert_eq!(
-            mended(b"\"\\\\ud800\\\"\\\xff\""),
-            "\"\\\\ud800\\\"\\\u{fffd}\""
-        );
-        assert_eq!(
-            mended(b"[1e999,-0.0,123456789012345678901,01,1.,-]"),
-            "[0.5,0.5,0.5,01,1.,-]"
-        );
-        assert_eq!(
-            mended(b"\"\xf0\x9f\x98\x80\xe2\x82\""),
-            "\"\u{1f600}\u{fffd}\u{fffd}\""
-        );
-        let mut room = vec![0; 2 * DEPTH];
-        assert_eq!(mend(&[b'['; DEPTH + 1], &mut room), Err(Refusal::TooDeep));
-        assert!(mend(&[b'['; DEPTH], &mut room).is_ok());
+        assert!(spec.unwrap().mounts.is_empty());
+    }
+
+    #[test]
+    fn every_structure_that_the_table_names_is_in_it() {
+        for line in SCHEMA.lines() {
+            for field in line.split(' ').skip(1) {
+                let (_, kind) = field.split_once(':').unwrap();
+                let name = kind.trim_start_matches(['*', '[', '{']);
+                assert!(
+                    !name.starts_with(|c: char| c.is_ascii_uppercase() && c != 'F')
+                        || SCHEMA
+                            .lines()
+                            .any(|line| line.split(' ').next() == Some(name)),
+                    "{name}"
+                );
+            }
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
 use alloc::vec::Vec;
-use core::fmt;
 
-use crate::errno::{Quoted, told};
 use crate::limits::CONNECTIONS;
+use crate::text;
+use crate::text::Arg::{Quoted, Raw, Signed, Str};
+use crate::text::{Say, Sink, Told};
 
 /// Which runtime is calling: what it hands over, and what it expects in its logs (gofer.md 1, 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +77,7 @@ pub struct Refusal {
     /// 2 for a flag of the runtime, before the word `gofer`; 128 for everything else.
     pub status: i32,
     /// One line.
-    pub text: &'static str,
+    pub text: Told,
 }
 
 /// Flags of the sub-command `gofer`, of both contracts (gofer.md 1.2), each with the letter of its type, and
@@ -185,10 +186,13 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Comman
             return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
-            let word = Quoted(word);
-            return Err(local(told(format_args!(
-                "unknown sub-command \"{word}\": only gofer is served"
-            ))));
+            return Err(local(
+                text!(
+                    "unknown sub-command \"%\": only gofer is served",
+                    Quoted(word)
+                )
+                .told(),
+            ));
         }
         // No sub-command: the short form, where a flag of the gofer's is met (or nothing at all).
         Ok(Stop::Word(None)) => {}
@@ -222,14 +226,14 @@ fn names_command<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
     false
 }
 
-fn local(text: &'static str) -> Refusal {
+fn local(text: Told) -> Refusal {
     Refusal { status: 128, text }
 }
 
 fn finish<'a>(
     stop: &Stop<'a>,
     options: Options<'a>,
-    global: &dyn Fn(&'static str) -> Refusal,
+    global: &dyn Fn(Told) -> Refusal,
 ) -> Result<Command<'a>, Refusal> {
     match stop {
         Stop::Help => return Ok(Command::Help),
@@ -240,23 +244,23 @@ fn finish<'a>(
     }
     check(&options, global)?;
     if options.text("bundle").is_empty() {
-        return Err(local("--bundle is missing"));
+        return Err(local(b"--bundle is missing"));
     }
     if options.io_fds.is_empty() {
-        return Err(local("--io-fds is missing"));
+        return Err(local(b"--io-fds is missing"));
     }
     Ok(Command::Serve(options))
 }
 
 /// The values that the original checks before its sub-command runs, each contract in its own words.
-fn check(options: &Options<'_>, global: &dyn Fn(&'static str) -> Refusal) -> Result<(), Refusal> {
+fn check(options: &Options<'_>, global: &dyn Fn(Told) -> Refusal) -> Result<(), Refusal> {
     let is_l = options.contract() == Contract::L;
     let platform = options.text("platform");
     if platform != b"ptrace" && platform != b"kvm" {
-        let platform = Quoted(platform);
+        let name = Quoted(platform);
         return Err(local(match is_l {
-            true => told(format_args!("unknown platform: {platform}")),
-            false => told(format_args!("invalid platform type \"{platform}\"")),
+            true => text!("unknown platform: %", name).told(),
+            false => text!("invalid platform type \"%\"", name).told(),
         }));
     }
     for (kind, name) in [
@@ -278,26 +282,29 @@ fn check(options: &Options<'_>, global: &dyn Fn(&'static str) -> Refusal) -> Res
     }
     if !is_l && options.flag("overlay") && options.text("file-access") == b"shared" {
         return Err(local(
-            "overlay flag is incompatible with shared file access",
+            b"overlay flag is incompatible with shared file access",
         ));
     }
     Ok(())
 }
 
-fn choose(kind: u8, value: &[u8], shown: &[u8]) -> Result<(), &'static str> {
+fn choose(kind: u8, value: &[u8], shown: &[u8]) -> Result<(), Told> {
     match choices(kind) {
         Some((words, what)) if !words.split(' ').any(|word| word.as_bytes() == value) => {
-            Err(told(format_args!("invalid {what} \"{}\"", Quoted(shown))))
+            Err(text!("invalid % \"%\"", Str(what), Quoted(shown)).told())
         }
         _ => Ok(()),
     }
 }
 
-fn invalid(value: &[u8], name: &str, why: &str) -> &'static str {
-    told(format_args!(
-        "invalid value \"{}\" for flag -{name}: {why}",
-        Quoted(value)
-    ))
+fn invalid(value: &[u8], name: &str, why: &[u8]) -> Told {
+    text!(
+        "invalid value \"%\" for flag -%: %",
+        Quoted(value),
+        Str(name),
+        Raw(why)
+    )
+    .told()
 }
 
 struct Parser<I> {
@@ -316,7 +323,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
         &mut self,
         tables: &[&'static str],
         options: &mut Options<'a>,
-    ) -> Result<Stop<'a>, &'static str> {
+    ) -> Result<Stop<'a>, Told> {
         loop {
             let Some(word) = self.words.next() else {
                 return Ok(Stop::Word(None));
@@ -327,7 +334,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 Some(body) => body.strip_prefix(b"-").unwrap_or(body),
             };
             if body.starts_with(b"-") || body.starts_with(b"=") {
-                return Err(told(format_args!("bad flag syntax: {}", Quoted(word))));
+                return Err(text!("bad flag syntax: %", Quoted(word)).told());
             }
             let equals = body.iter().position(|&byte| byte == b'=');
             let (name, value) = match equals.and_then(|at| body.split_at_checked(at)) {
@@ -338,20 +345,14 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 b"help" | b"h" => return Ok(Stop::Help),
                 _ => {}
             }
-            let flag = known(tables, name).ok_or_else(|| {
-                told(format_args!(
-                    "flag provided but not defined: -{}",
-                    Quoted(name)
-                ))
-            })?;
+            let flag = known(tables, name)
+                .ok_or_else(|| text!("flag provided but not defined: -%", Quoted(name)).told())?;
             let value = match value {
                 Some(value) => value,
                 None if flag.kind == b'b' => b"true",
                 None => {
                     let next = self.words.next();
-                    next.ok_or_else(|| {
-                        told(format_args!("flag needs an argument: -{}", flag.name))
-                    })?
+                    next.ok_or_else(|| text!("flag needs an argument: -%", Str(flag.name)).told())?
                 }
             };
             take(options, &flag, value)?;
@@ -361,14 +362,16 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
 }
 
 /// Checks a value by its flag's type, and keeps the sockets. Error: what Go says.
-fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), &'static str> {
+fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told> {
     let name = flag.name;
     let why = match flag.kind {
         b'b' if boolean(value).is_none() => {
-            let value = Quoted(value);
-            return Err(told(format_args!(
-                "invalid boolean value \"{value}\" for -{name}: parse error"
-            )));
+            return Err(text!(
+                "invalid boolean value \"%\" for -%: parse error",
+                Quoted(value),
+                Str(name)
+            )
+            .told());
         }
         b'i' => integer(value).and_then(signed).err(),
         // Go's unsigned parser takes no sign at all.
@@ -377,17 +380,25 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), &'st
         b't' if duration(value).is_none() => Some(SYNTAX),
         b'F' => match decimal(value).and_then(signed) {
             Err(why) => {
-                let why = if why == SYNTAX { "invalid syntax" } else { why };
-                let value = Quoted(value);
-                Some(told(format_args!(
-                    "invalid flag value: strconv.Atoi: parsing \"{value}\": {why}"
-                )))
+                let why = Raw(if why == SYNTAX {
+                    b"invalid syntax"
+                } else {
+                    why
+                });
+                Some(
+                    text!(
+                        "invalid flag value: strconv.Atoi: parsing \"%\": %",
+                        Quoted(value),
+                        why
+                    )
+                    .told(),
+                )
             }
-            Ok(number) if number < 0 => Some(told(format_args!(
-                "flag value must be greater than 0: {number}"
-            ))),
+            Ok(number) if number < 0 => {
+                Some(text!("flag value must be greater than 0: %", Signed(number)).told())
+            }
             Ok(_) if options.io_fds.len() == CONNECTIONS => {
-                return Err(told(format_args!("more than {CONNECTIONS} --io-fds")));
+                return Err(text!("more than % --io-fds", Signed(CONNECTIONS as i64)).told());
             }
             Ok(number) => match i32::try_from(number) {
                 Ok(fd) => {
@@ -405,8 +416,8 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), &'st
     why.map_or(Ok(()), |why| Err(invalid(value, name, why)))
 }
 
-const SYNTAX: &str = "parse error";
-const RANGE: &str = "value out of range";
+const SYNTAX: Told = b"parse error";
+const RANGE: Told = b"value out of range";
 
 /// Go's strconv.ParseBool.
 fn boolean(text: &[u8]) -> Option<bool> {
@@ -418,7 +429,7 @@ fn boolean(text: &[u8]) -> Option<bool> {
 }
 
 /// A number with its sign: whether it is negative, and how large.
-type Number = Result<(bool, u64), &'static str>;
+type Number = Result<(bool, u64), Told>;
 
 fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let unsigned = text
@@ -463,7 +474,7 @@ fn integer(text: &[u8]) -> Number {
     Ok((negative, magnitude(&plain, base)?))
 }
 
-fn magnitude(digits: &[u8], base: u32) -> Result<u64, &'static str> {
+fn magnitude(digits: &[u8], base: u32) -> Result<u64, Told> {
     if digits.is_empty() || digits.iter().any(|&byte| !char::from(byte).is_digit(base)) {
         return Err(SYNTAX);
     }
@@ -476,7 +487,7 @@ fn magnitude(digits: &[u8], base: u32) -> Result<u64, &'static str> {
     })
 }
 
-fn signed((negative, value): (bool, u64)) -> Result<i64, &'static str> {
+fn signed((negative, value): (bool, u64)) -> Result<i64, Told> {
     let signed = if negative {
         0i64.checked_sub_unsigned(value)
     } else {
@@ -531,35 +542,41 @@ fn duration(text: &[u8]) -> Option<()> {
 /// The help text.
 pub struct Help;
 
-impl fmt::Display for Help {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(concat!(
-            "gofer ", env!("CARGO_PKG_VERSION"),
-            ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
-            "\n",
-            "usage: gofer --bundle DIR --io-fds N [--io-fds N ...] [flags]\n",
-            "       ANY-NAME [global flags] gofer --bundle DIR --io-fds N [flags]\n",
-            "\n",
-            "Flags are Go's: one dash or two, `--name=value` or `--name value`, a bool alone or `=false`.\n",
-        ))?;
-        for (title, help, table) in [
-            ("flags", HELP, GOFER_FLAGS),
-            ("global flags", GLOBAL_HELP, GLOBAL_FLAGS),
+impl Say for Help {
+    fn say(&self, to: &mut dyn Sink) {
+        for part in [
+            concat!(
+                "gofer ",
+                env!("CARGO_PKG_VERSION"),
+                ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
+                "\n",
+                "usage: gofer --bundle DIR --io-fds N [--io-fds N ...] [flags]\n",
+                "       ANY-NAME [global flags] gofer --bundle DIR --io-fds N [flags]\n",
+                "\n",
+                "Flags are Go's: one dash or two, `--name=value` or `--name value`, a bool alone or `=false`.\n",
+                "\nflags:",
+            ),
+            HELP,
+            ACCEPTED,
+            GOFER_FLAGS,
+            "\nglobal flags:",
+            GLOBAL_HELP,
+            ACCEPTED,
+            GLOBAL_FLAGS,
+            concat!(
+                "\n",
+                "  --help               this text\n",
+                "  --version            the version\n",
+                "\n",
+                "exit codes: 0 all connections ended, 128 start-up failed, 2 a global flag is wrong",
+            ),
         ] {
-            write!(
-                f,
-                "\n{title}:{help}  accepted, with types and defaults:{table}"
-            )?;
+            to.put(part.as_bytes());
         }
-        f.write_str(concat!(
-            "\n",
-            "  --help               this text\n",
-            "  --version            the version\n",
-            "\n",
-            "exit codes: 0 all connections ended, 128 start-up failed, 2 a global flag is wrong",
-        ))
     }
 }
+
+const ACCEPTED: &str = "  accepted, with types and defaults:";
 
 #[cfg(test)]
 mod tests {
@@ -579,7 +596,7 @@ mod tests {
 
     fn fault(words: &[&str]) -> (i32, String) {
         match run(words) {
-            Err(Refusal { status, text }) => (status, text.into()),
+            Err(Refusal { status, text }) => (status, String::from_utf8_lossy(text).into_owned()),
             other => panic!("{other:?}"),
         }
     }
@@ -838,7 +855,7 @@ mod tests {
         assert_eq!(run(&["--help"]), Ok(Command::Help));
         assert_eq!(run(&["gofer", "-h"]), Ok(Command::Help));
         assert_eq!(run(&["--version"]), Ok(Command::Version));
-        let help = format!("{Help}");
+        let help = crate::text::said(&Help);
         for flag in all(GOFER_FLAGS).chain(all(GLOBAL_FLAGS)) {
             assert!(help.contains(flag.name), "{}", flag.name);
         }

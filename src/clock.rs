@@ -1,6 +1,7 @@
 //! Wall-clock time in the host's zone, for the log. Makes no system call.
 
-use core::fmt;
+use crate::text;
+use crate::text::{Arg, Say, Sink};
 
 /// Offset of a zone from UTC, seconds; east is positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,36 +58,57 @@ impl Civil {
     }
 }
 
+/// `number` with `width` digits at least; what is told here is never negative.
+fn padded(width: usize, number: i64) -> Arg<'static> {
+    Arg::Padded(width, number.unsigned_abs())
+}
+
+impl Civil {
+    /// Month and day, then `between`, then the time of day to the microsecond with `colon` in it.
+    pub fn stamp(&self, between: &str, colon: &str, to: &mut dyn Sink) {
+        let parts = [
+            (self.month, ""),
+            (self.day, between),
+            (self.hour, colon),
+            (self.minute, colon),
+            (self.second, "."),
+        ];
+        for (part, behind) in parts {
+            padded(2, part).say(to);
+            to.put(behind.as_bytes());
+        }
+        padded(6, self.nanosecond / 1_000).say(to);
+    }
+}
+
 /// As RFC 3339 with nanoseconds, zeros at their end left out: what Go calls RFC3339Nano.
-impl fmt::Display for Civil {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-            ..
-        } = *self;
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-        )?;
+impl Say for Civil {
+    fn say(&self, to: &mut dyn Sink) {
+        text!(
+            "%-%-%T%:%:%",
+            padded(4, self.year),
+            padded(2, self.month),
+            padded(2, self.day),
+            padded(2, self.hour),
+            padded(2, self.minute),
+            padded(2, self.second)
+        )
+        .say(to);
         if self.nanosecond > 0 {
             let (mut digits, mut width) = (self.nanosecond, 9);
             while digits % 10 == 0 {
                 digits /= 10;
                 width -= 1;
             }
-            write!(f, ".{digits:0width$}")?;
+            to.put(b".");
+            padded(width, digits).say(to);
         }
         match self.offset.0 / 60 {
-            0 => f.write_str("Z"),
+            0 => to.put(b"Z"),
             minutes => {
-                let sign = if minutes < 0 { '-' } else { '+' };
+                to.put(if minutes < 0 { b"-" } else { b"+" });
                 let minutes = minutes.abs();
-                write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+                text!("%:%", padded(2, minutes / 60), padded(2, minutes % 60)).say(to);
             }
         }
     }
@@ -340,6 +362,7 @@ fn take_time(rest: &mut &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::said;
 
     fn date(text: &str) -> i64 {
         let part = |range: core::ops::Range<usize>| text[range].parse::<i64>().unwrap();
@@ -350,7 +373,7 @@ mod tests {
 
     #[test]
     fn civil_time_is_right_at_leap_days_and_year_ends() {
-        let told = |seconds| Civil::of((seconds, 0), Offset(0)).to_string();
+        let told = |seconds| said(&Civil::of((seconds, 0), Offset(0)));
         assert_eq!(told(0), "1970-01-01T00:00:00Z");
         assert_eq!(told(-1), "1969-12-31T23:59:59Z");
         assert_eq!(told(951_782_399), "2000-02-28T23:59:59Z");
@@ -361,7 +384,7 @@ mod tests {
 
     #[test]
     fn nanoseconds_lose_their_zeros_and_zones_are_told() {
-        let told = |nanosecond, offset| Civil::of((0, nanosecond), Offset(offset)).to_string();
+        let told = |nanosecond, offset| said(&Civil::of((0, nanosecond), Offset(offset)));
         assert_eq!(told(120_000_000, 3_600), "1970-01-01T01:00:00.12+01:00");
         assert_eq!(told(1, -12_600), "1969-12-31T20:30:00.000000001-03:30");
     }

@@ -1,57 +1,27 @@
 //! Texts of errnos, as Go's programs print them: what operators of runtimes are used to read.
 
-use core::fmt::{self, Write as _};
-
 use rustix::io::Errno;
 
-/// A text that lives as long as the process: for what start-up has to say, and never frees.
-pub fn told(text: fmt::Arguments<'_>) -> &'static str {
-    alloc::fmt::format(text).leak()
-}
+use crate::decimal::digits;
+use crate::text::Sink;
 
-/// Bytes that print as text: what is not printable ASCII, quotes and backslashes are escaped.
-pub struct Quoted<'a>(pub &'a [u8]);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for &byte in self.0 {
-            match byte {
-                b'\n' => f.write_str("\\n"),
-                b'\r' => f.write_str("\\r"),
-                b'\t' => f.write_str("\\t"),
-                b'"' | b'\'' | b'\\' => f.write_char('\\').and_then(|()| f.write_char(byte.into())),
-                b' '..=b'~' => f.write_char(byte.into()),
-                byte => {
-                    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('?');
-                    f.write_str("\\x")?;
-                    f.write_char(digit(byte >> 4))?;
-                    f.write_char(digit(byte & 15))
-                }
-            }?;
-        }
-        Ok(())
-    }
-}
-
-/// An errno that prints as its text.
-pub struct Text(pub Errno);
-
-impl fmt::Display for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.0.raw_os_error();
-        let mut digits = [0; 10];
-        let digits = crate::decimal::digits(number.unsigned_abs(), &mut digits);
-        let mut texts = TEXTS.split('\n').filter_map(|line| line.split_once(' '));
-        match texts.find(|(number, _)| number.as_bytes() == digits) {
-            Some((_, text)) => f.write_str(text),
-            None => write!(f, "errno {}", i64::from(number)),
-        }
+/// Tells an errno.
+pub fn say(errno: Errno, to: &mut dyn Sink) {
+    let mut buffer = [0; 22];
+    let number = digits(errno.raw_os_error().unsigned_abs().into(), 10, &mut buffer);
+    let known = TEXTS.split(|&byte| byte == b'\n').find_map(|line| {
+        let text = line.strip_prefix(number)?;
+        text.strip_prefix(b" ")
+    });
+    to.put(known.unwrap_or(b"errno "));
+    if known.is_none() {
+        to.put(number);
     }
 }
 
 /// Number and text, one a line, the same on all architectures served (asm-generic/errno.h): those that
 /// files, memory and sockets give. One string: a list of them would cost a relocation each.
-const TEXTS: &str = "\
+const TEXTS: &[u8] = b"\
 1 operation not permitted\n\
 2 no such file or directory\n\
 3 no such process\n\
@@ -108,19 +78,15 @@ const TEXTS: &str = "\
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::{Arg, said};
 
     #[test]
     fn texts_stand_at_their_numbers() {
-        assert_eq!(Text(Errno::PERM).to_string(), "operation not permitted");
-        assert_eq!(Text(Errno::ROFS).to_string(), "read-only file system");
-        assert_eq!(
-            Text(Errno::OPNOTSUPP).to_string(),
-            "operation not supported"
-        );
-        assert_eq!(Text(Errno::REMOTEIO).to_string(), "remote I/O error");
-        assert_eq!(
-            Text(Errno::from_raw_os_error(4_000)).to_string(),
-            "errno 4000"
-        );
+        let text = |errno| said(&Arg::Of(errno));
+        assert_eq!(text(Errno::PERM), "operation not permitted");
+        assert_eq!(text(Errno::ROFS), "read-only file system");
+        assert_eq!(text(Errno::OPNOTSUPP), "operation not supported");
+        assert_eq!(text(Errno::REMOTEIO), "remote I/O error");
+        assert_eq!(text(Errno::from_raw_os_error(4_000)), "errno 4000");
     }
 }

@@ -1,7 +1,9 @@
 //! JSON as Go's encoding/json scans it: the same texts are taken, the others refused with the same words.
 //! Makes no system call, allocates nothing, and nests without recursion.
 
-use core::fmt;
+use crate::text;
+use crate::text::Arg::{Said, Str};
+use crate::text::{Say, Sink, number_to};
 
 /// Go's limit of brackets in brackets.
 pub const DEPTH: usize = 10_000;
@@ -36,28 +38,38 @@ pub enum Fault {
     Byte(u8, &'static str),
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (byte, place) = match self {
-            Self::End => return f.write_str("unexpected end of JSON input"),
-            Self::Byte(byte, place) => (*byte, place),
-        };
-        f.write_str("invalid character '")?;
-        match byte {
-            b'\'' => f.write_str("\\'"),
-            b'\\' => f.write_str("\\\\"),
-            b'\n' => f.write_str("\\n"),
-            b'\r' => f.write_str("\\r"),
-            b'\t' => f.write_str("\\t"),
-            7 => f.write_str("\\a"),
-            8 => f.write_str("\\b"),
-            11 => f.write_str("\\v"),
-            12 => f.write_str("\\f"),
-            0..0x20 | 0x7f => write!(f, "\\x{byte:02x}"),
-            0x80..=0xa0 | 0xad => write!(f, "\\u{byte:04x}"),
-            byte => write!(f, "{}", char::from(byte)),
-        }?;
-        write!(f, "' {place}")
+impl Say for Fault {
+    fn say(&self, to: &mut dyn Sink) {
+        match *self {
+            Self::End => to.put(b"unexpected end of JSON input"),
+            Self::Byte(byte, place) => {
+                text!("invalid character '%' %", Said(&Shown(byte)), Str(place)).say(to);
+            }
+        }
+    }
+}
+
+/// A byte as Go shows a character.
+struct Shown(u8);
+
+impl Say for Shown {
+    fn say(&self, to: &mut dyn Sink) {
+        const LETTERS: &[u8] = b"\x07a\x08b\x09t\x0an\x0bv\x0cf\x0dr\\\\''";
+        let mut letters = LETTERS.chunks_exact(2);
+        let letter = letters.find_map(|pair| (*pair.first()? == self.0).then_some(*pair.get(1)?));
+        match (letter, self.0) {
+            (Some(letter), _) => to.put(&[b'\\', letter]),
+            (None, byte @ (0..0x20 | 0x7f)) => {
+                to.put(b"\\x");
+                number_to(byte.into(), 16, 2, to);
+            }
+            (None, byte) if byte.is_ascii() => to.put(&[byte]),
+            (None, byte @ (0x80..=0xa0 | 0xad)) => {
+                to.put(b"\\u");
+                number_to(byte.into(), 16, 4, to);
+            }
+            (None, byte) => to.put(&[0xc0 | byte >> 6, 0x80 | byte & 0x3f]),
+        }
     }
 }
 
@@ -393,7 +405,7 @@ mod tests {
     fn events(text: &[u8]) -> Result<Vec<Event<'_>>, String> {
         let mut reader = Reader::new(text);
         let mut events = Vec::new();
-        while let Some(event) = reader.next().map_err(|fault| fault.to_string())? {
+        while let Some(event) = reader.next().map_err(|fault| crate::text::said(&fault))? {
             events.push(event);
         }
         Ok(events)

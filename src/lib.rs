@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr, wire}
-//! sandbox -> sys                              p9 -> core only              log -> sandbox, sys, clock           anyone -> limits, decimal, errno
+//! sandbox -> sys                              p9 -> core only              log -> sandbox, sys, clock           anyone -> limits, text, errno, decimal
 //!                                             spec -> json
 //! ```
 //!
@@ -39,3 +39,4 @@ pub mod server;
 pub mod spec;
 pub mod sys;
 pub mod tables;
+pub mod text;

@@ -8,14 +8,10 @@ extern crate alloc;
 mod entry;
 
 use alloc::ffi::CString;
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{self, Display, Formatter};
 
 use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
-use gofer::errno::{Quoted, Text, told};
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
 use gofer::fs::file::Reopen;
@@ -33,20 +29,23 @@ use gofer::sys::fd::fixed;
 use gofer::sys::memory::{self, Region};
 use gofer::sys::{raw, relro};
 use gofer::tables::Key;
+use gofer::text;
+use gofer::text::Arg::{Flag, Hex, Number, Of, Quoted, Raw, Said, Signed, Str};
+use gofer::text::{Arg, Say, Sink, Text, Told};
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
 
 /// Why start-up ends, with 128: one line that names the step, the file and the errno; empty if it was
 /// told already.
-struct Fatal(&'static str);
+struct Fatal(Told);
 
-fn fatal(text: &'static str) -> Fatal {
-    Fatal(text)
+fn fatal(text: Text<'_>) -> Fatal {
+    Fatal(text.told())
 }
 
 /// A step's name before its errno.
-fn step(what: impl Display) -> impl FnOnce(Errno) -> Fatal {
-    move |errno| fatal(told(format_args!("{what}: {}", Text(errno))))
+fn step(what: &'static str) -> impl FnOnce(Errno) -> Fatal {
+    move |errno| fatal(text!("%: %", Str(what), Of(errno)))
 }
 
 /// The program's exit code.
@@ -61,21 +60,18 @@ fn start(args: Args) -> i32 {
         Err(refusal) => {
             say(
                 2,
-                told(format_args!(
-                    "gofer: {}; --help lists the flags",
-                    refusal.text
-                )),
+                text!("gofer: %; --help lists the flags", Raw(refusal.text)),
             );
             return refusal.status;
         }
     };
     match command {
         Command::Help => {
-            say(1, told(format_args!("{Help}")));
+            say(1, text!("%", Said(&Help)));
             0
         }
         Command::Version => {
-            say(1, concat!("gofer ", env!("CARGO_PKG_VERSION")));
+            say(1, text!("gofer %", VERSION));
             0
         }
         Command::Serve(options) => match serve(&options, &words) {
@@ -90,25 +86,29 @@ fn start(args: Args) -> i32 {
 
 /// Tells on standard error why start-up ends, if there is something to tell: one line, whatever the spec
 /// or a path holds.
-fn complain(text: &str) {
+fn complain(text: Told) {
     if !text.is_empty() {
         let mut line = log::Line::new();
-        let _cut = fmt::Write::write_str(&mut line, text);
+        line.put(text);
         let _lost = rustix::io::write(fixed(2), line.finish());
     }
 }
 
 /// Prints a line, as far as it can be printed.
-fn say(fd: RawFd, text: &str) {
-    for mut rest in [text.as_bytes(), b"\n"] {
-        while !rest.is_empty() {
-            match rustix::io::write(fixed(fd), rest) {
-                Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
-                _ => return,
-            }
+fn say(fd: RawFd, text: Text<'_>) {
+    let mut line = Vec::new();
+    text.say(&mut line);
+    line.put(b"\n");
+    let mut rest = line.as_slice();
+    while !rest.is_empty() {
+        match rustix::io::write(fixed(fd), rest) {
+            Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
+            _ => return,
         }
     }
 }
+
+const VERSION: Arg<'static> = Str(env!("CARGO_PKG_VERSION"));
 
 /// All of it: read, confine, serve.
 fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
@@ -122,9 +122,9 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
         Err(fault) => {
             complain(fault.0); // before a log may take the place of standard error
             if descriptors::settle(logs, &[]).is_ok() {
-                log.fatal(format_args!("{}", fault.0));
+                log.fatal(text!("%", Raw(fault.0)));
             }
-            return Err(Fatal(""));
+            return Err(Fatal(b""));
         }
     };
     // Again: one of 0 to 2 may have been named, and moved.
@@ -132,7 +132,7 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
     descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
     banner(options, words, &log);
-    serve_logged(options, sockets, &log).inspect_err(|fatal| log.fatal(format_args!("{}", fatal.0)))
+    serve_logged(options, sockets, &log).inspect_err(|fatal| log.fatal(text!("%", Raw(fatal.0))))
 }
 
 /// The logs, so that all that goes wrong stands there, and the sockets.
@@ -146,15 +146,18 @@ fn open_inherited(
     let named: Vec<RawFd> = named.into_iter().filter(|&number| number >= 0).collect();
     // Looked at before any is moved.
     let checked = descriptors::check_named(&options.io_fds, &named);
-    log::open::open(options, log, logs).map_err(fatal)?;
+    log::open::open(options, log, logs).map_err(Fatal)?;
     refuse_contract(options)?;
-    checked.map_err(|(number, errno)| {
-        step(format_args!(
-            "err creating server on FD {}",
-            i64::from(number)
-        ))(errno)
-    })?;
+    checked.map_err(|(number, errno)| no_server(number, errno))?;
     adopt_sockets(options)
+}
+
+fn no_server(number: RawFd, errno: Errno) -> Fatal {
+    fatal(text!(
+        "err creating server on FD %: %",
+        Signed(number.into()),
+        Of(errno)
+    ))
 }
 
 /// The later contract is known and not served yet: better one line now than a sandbox that hangs.
@@ -162,14 +165,13 @@ fn refuse_contract(options: &Options<'_>) -> Result<(), Fatal> {
     if options.contract() == Contract::S {
         return Ok(());
     }
-    let why = if options.flag("lisafs") {
-        "this gofer speaks 9P; start the runtime with --lisafs=false"
+    Err(Fatal(if options.flag("lisafs") {
+        b"this gofer speaks 9P; start the runtime with --lisafs=false"
     } else if options.flag("setup-root") {
-        "--setup-root is not served yet; start with --setup-root=false"
+        b"--setup-root is not served yet; start with --setup-root=false"
     } else {
-        "--spec-fd is not served yet; start without it"
-    };
-    Err(fatal(why))
+        b"--spec-fd is not served yet; start without it"
+    }))
 }
 
 /// Offset of the host's zone, read once, before the chroot; UTC where it cannot be had.
@@ -183,49 +185,70 @@ fn host_zone() -> Offset {
 
 /// What the original says of itself first.
 fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
-    const STARS: &str = "***************************";
-    let args: Vec<String> = words
-        .iter()
-        .map(|word| format!("{}", Quoted(word)))
-        .collect();
-    let (uid, gid) = (
-        u64::from(rustix::process::getuid().as_raw()),
-        u64::from(rustix::process::getgid().as_raw()),
-    );
-    let text = |name: &str| format!("{}", Quoted(options.text(name)));
-    log.info(format_args!("{STARS}"));
-    log.long(format_args!("Args: [{}]", args.join(" ")));
-    log.info(format_args!(
-        "Git Revision: gofer {}",
-        env!("CARGO_PKG_VERSION")
-    ));
-    log.info(format_args!("PID: {}", log.pid));
-    log.info(format_args!("UID: {uid}, GID: {gid}"));
+    const STARS: Text<'static> = Text::new("***************************", &[]);
+    let id = |raw: u32| Number(raw.into());
+    let text = |name| Quoted(options.text(name));
+    let flag = |name| Flag(options.flag(name));
+    log.info(STARS);
+    log.long(text!("Args: [%]", Said(&Words(words))));
     let contract = match options.contract() {
         Contract::S => "S, the bundle alone",
         Contract::L => "L, the spec as a descriptor",
     };
-    log.info(format_args!("Launch contract: {contract}"));
-    log.info(format_args!("Configuration:"));
-    log.info(format_args!("  RootDir: {}", text("root")));
-    log.info(format_args!("  Platform: {}", text("platform")));
-    log.info(format_args!(
-        "  FileAccess: {}, overlay: {}",
-        text("file-access"),
-        options.flag("overlay")
-    ));
-    log.info(format_args!(
-        "  Network: {}, logging: {}",
-        text("network"),
-        options.flag("log-packets")
-    ));
-    log.info(format_args!(
-        "  Strace: {}, max size: {}, syscalls: {}",
-        options.flag("strace"),
-        options.size("strace-log-size"),
-        text("strace-syscalls")
-    ));
-    log.info(format_args!("{STARS}"));
+    let process = rustix::process::getuid().as_raw();
+    let group = rustix::process::getgid().as_raw();
+    for line in [
+        text!("Git Revision: gofer %", VERSION),
+        text!("PID: %", Number(log.pid)),
+        text!("UID: %, GID: %", id(process), id(group)),
+        text!("Launch contract: %", Str(contract)),
+        text!("Configuration:"),
+        text!("  RootDir: %", text("root")),
+        text!("  Platform: %", text("platform")),
+        text!(
+            "  FileAccess: %, overlay: %",
+            text("file-access"),
+            flag("overlay")
+        ),
+        text!(
+            "  Network: %, logging: %",
+            text("network"),
+            flag("log-packets")
+        ),
+        text!(
+            "  Strace: %, max size: %, syscalls: %",
+            flag("strace"),
+            Number(options.size("strace-log-size")),
+            text("strace-syscalls")
+        ),
+        STARS,
+    ] {
+        log.info(line);
+    }
+}
+
+/// Words with spaces between, as they are.
+struct Listed<'a>(&'a [&'a str]);
+
+impl Say for Listed<'_> {
+    fn say(&self, to: &mut dyn Sink) {
+        for (at, word) in self.0.iter().enumerate() {
+            to.put(if at > 0 { b" " } else { b"" });
+            to.put(word.as_bytes());
+        }
+    }
+}
+
+/// Words with spaces between, escaped.
+struct Words<'a>(&'a [&'a [u8]]);
+
+impl Say for Words<'_> {
+    fn say(&self, to: &mut dyn Sink) {
+        for (at, word) in self.0.iter().enumerate() {
+            to.put(if at > 0 { b" " } else { b"" });
+            Quoted(word).say(to);
+        }
+    }
 }
 
 fn serve_logged(
@@ -240,7 +263,7 @@ fn serve_logged(
     let reopen = match descriptors::clone_proc() {
         Ok(()) => Reopen::ProcFd,
         Err(errno) => {
-            log.info(format_args!("No clone of /proc/self/fd: {}", Text(errno)));
+            log.info(text!("No clone of /proc/self/fd: %", Of(errno)));
             Reopen::Parent
         }
     };
@@ -268,10 +291,10 @@ fn serve_logged(
     install_filter(reopen, log)?;
     entry::ARENA.seal();
     match server.serve() {
-        Ok(()) => log.info(format_args!("All 9P servers exited.")),
+        Ok(()) => log.info(text!("All 9P servers exited.")),
         Err(errno) => {
             // Nothing can be allocated for a text to be handed up.
-            log.fatal(format_args!("ppoll: {}", Text(errno)));
+            log.fatal(text!("ppoll: %", Of(errno)));
             raw::exit(128);
         }
     }
@@ -281,18 +304,14 @@ fn serve_logged(
 fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
     let mut sockets = Vec::with_capacity(options.io_fds.len());
     for &number in &options.io_fds {
-        let socket = descriptors::adopt(number).map_err(step(format_args!(
-            "err creating server on FD {}",
-            i64::from(number)
-        )))?;
+        let socket = descriptors::adopt(number).map_err(|errno| no_server(number, errno))?;
         sockets.push((socket, number));
     }
     Ok(sockets)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
-    CString::new(bytes)
-        .map_err(|_| fatal(told(format_args!("\"{}\": a NUL in a path", Quoted(bytes)))))
+    CString::new(bytes).map_err(|_| fatal(text!("\"%\": a NUL in a path", Quoted(bytes))))
 }
 
 /// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`.
@@ -302,37 +321,37 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
     let (path, mut text) = match descriptors::read_file(&c_string(&clean)?) {
         Err(first) if first == Errno::NOENT => match descriptors::read_file(&c_string(&plain)?) {
             Ok(text) => (plain, text),
-            Err(Errno::NOENT) => return Err(spec_fault("opening", &clean)(first)),
-            Err(errno) => return Err(spec_fault("opening", &plain)(errno)),
+            Err(Errno::NOENT) => return Err(spec_fault(&clean, first)),
+            Err(errno) => return Err(spec_fault(&plain, errno)),
         },
         Ok(text) => (clean, text),
-        Err(errno) => return Err(spec_fault("opening", &clean)(errno)),
+        Err(errno) => return Err(spec_fault(&clean, errno)),
     };
     let heap = text
         .len()
         .saturating_mul(HEAP_PER_SPEC_BYTE)
         .saturating_add(HEAP_BYTES);
     entry::ARENA.provide(Region::reserve(heap));
-    let spec = Spec::read(&text).map_err(|refusal| {
-        fatal(match refusal {
-            Refusal::NotJson(_) | Refusal::Mismatch(..) => told(format_args!(
-                "error reading spec: error unmarshaling spec from file \"{}\": {refusal}",
-                Quoted(&path)
-            )),
-            _ => told(format_args!("error reading spec: {refusal}")),
-        })
+    let spec = Spec::read(&text).map_err(|refusal| match refusal {
+        Refusal::NotJson(_) | Refusal::Mismatch(..) => fatal(text!(
+            "error reading spec: error unmarshaling spec from file \"%\": %",
+            Quoted(&path),
+            Said(&refusal)
+        )),
+        _ => fatal(text!("error reading spec: %", Said(&refusal))),
     })?;
-    log.long(format_args!("Spec: {}", OneLine(&text)));
+    log.long(text!("Spec: %", Said(&OneLine(&text))));
     let len = text.len();
     text.discard(0..len);
     let profile = spec.apparmor;
     if !profile.is_empty() {
-        log.warning(format_args!(
-            "AppArmor profile \"{profile}\" is being ignored"
+        log.warning(text!(
+            "AppArmor profile \"%\" is being ignored",
+            Str(profile)
         ));
     }
     if spec.has_seccomp {
-        log.warning(format_args!("Seccomp spec is being ignored"));
+        log.warning(text!("Seccomp spec is being ignored"));
     }
     Ok(spec)
 }
@@ -340,8 +359,8 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
 /// The spec as it was read, on one line: white space between its words is left out.
 struct OneLine<'a>(&'a [u8]);
 
-impl Display for OneLine<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl Say for OneLine<'_> {
+    fn say(&self, to: &mut dyn Sink) {
         let (mut quoted, mut escaped) = (false, false);
         for word in self.0.split_inclusive(|&byte| {
             let space = byte.is_ascii_whitespace() && !quoted;
@@ -352,52 +371,45 @@ impl Display for OneLine<'_> {
             space
         }) {
             match core::str::from_utf8(word.trim_ascii_end()) {
-                Ok(word) => f.write_str(word)?,
-                Err(_) => write!(f, "{}", Quoted(word))?,
+                Ok(word) => to.put(word.as_bytes()),
+                Err(_) => Quoted(word).say(to),
             }
         }
-        Ok(())
     }
 }
 
-fn spec_fault(what: &str, path: &[u8]) -> impl FnOnce(Errno) -> Fatal {
-    step(format!("error {what} spec: open {}", Quoted(path)))
+fn spec_fault(path: &[u8], errno: Errno) -> Fatal {
+    fatal(text!(
+        "error opening spec: open %: %",
+        Quoted(path),
+        Of(errno)
+    ))
 }
 
 fn reduce_capabilities(log: &Log) -> Result<rustix::thread::CapabilitySet, Fatal> {
     let reduced = caps::reduce().map_err(step("Unable to apply caps: capset"))?;
     let missing = caps::KEPT - reduced.kept;
     if !missing.is_empty() {
-        log.warning(format_args!(
-            "Capabilities not permitted, dropped: {:#x}",
-            missing.bits()
-        ));
+        let missing = Hex(missing.bits());
+        log.warning(text!("Capabilities not permitted, dropped: %", missing));
     }
     if !reduced.bounding {
-        log.warning(format_args!(
-            "The bounding set stays as it is: no CAP_SETPCAP"
-        ));
+        log.warning(text!("The bounding set stays as it is: no CAP_SETPCAP"));
     }
-    log.info(format_args!(
-        "Capabilities applied: {:#x}",
-        reduced.kept.bits()
-    ));
+    log.info(text!("Capabilities applied: %", Hex(reduced.kept.bits())));
     Ok(reduced.kept)
 }
 
 fn enter_root(path: &[u8], log: &Log) -> Result<(), Fatal> {
-    let name = Quoted(path);
     root::enter(&c_string(path)?).map_err(|fault| match fault {
-        RootFault::Chroot(errno) => fatal(told(format_args!(
-            "failed to chroot to \"{name}\": {}",
-            Text(errno)
-        ))),
-        RootFault::Chdir(errno) => fatal(told(format_args!(
-            "failed to change working dir: {}",
-            Text(errno)
-        ))),
+        RootFault::Chroot(errno) => fatal(text!(
+            "failed to chroot to \"%\": %",
+            Quoted(path),
+            Of(errno)
+        )),
+        RootFault::Chdir(errno) => step("failed to change working dir")(errno),
     })?;
-    log.info(format_args!("Process chroot'd to \"{}\"", Quoted(path)));
+    log.info(text!("Process chroot'd to \"%\"", Quoted(path)));
     Ok(())
 }
 
@@ -412,9 +424,11 @@ fn open_attach_points(
     let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
     if let Some(number) = numbers.next() {
         let root = Attach::open(b"/", spec.root_read_only);
-        let (name, read_only) = (Quoted(root_path), spec.root_read_only);
-        log.info(format_args!(
-            "Serving \"/\" mapped to \"{name}\" on FD {number} (ro: {read_only})"
+        log.info(text!(
+            "Serving \"/\" mapped to \"%\" on FD % (ro: %)",
+            Quoted(root_path),
+            Signed(number),
+            Flag(spec.root_read_only)
         ));
         warn_of(&root, "/", log);
         attaches.push(root);
@@ -422,35 +436,41 @@ fn open_attach_points(
     for mount in &spec.mounts {
         let destination = mount.destination;
         let number = numbers.next().ok_or_else(|| {
-            let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
-            let options = mount.options.join(" ");
-            fatal(told(format_args!(
-                "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
-            )))
+            fatal(text!(
+                "No FD found for mount. Did you forget --io-fd? mount: %, {% % % [%]}",
+                Number(sockets.len() as u64),
+                Str(destination),
+                Str(mount.kind),
+                Str(mount.source),
+                Said(&Listed(&mount.options))
+            ))
         })?;
         let attach = Attach::open(destination.as_bytes(), mount.read_only);
-        log.info(format_args!(
-            "Serving \"{destination}\" mapped on FD {number} (ro: {})",
-            mount.read_only
+        log.info(text!(
+            "Serving \"%\" mapped on FD % (ro: %)",
+            Str(destination),
+            Signed(number),
+            Flag(mount.read_only)
         ));
         warn_of(&attach, destination, log);
         attaches.push(attach);
     }
     if attaches.len() != sockets.len() || spec.mount_count + 1 != sockets.len() {
-        return Err(fatal(told(format_args!(
-            "too many FDs passed for mounts. mounts: {}, FDs: {}",
-            spec.mount_count + 1,
-            sockets.len()
-        ))));
+        return Err(fatal(text!(
+            "too many FDs passed for mounts. mounts: %, FDs: %",
+            Number(spec.mount_count as u64 + 1),
+            Number(sockets.len() as u64)
+        )));
     }
     Ok(attaches)
 }
 
 fn warn_of(attach: &Attach, path: &str, log: &Log) {
     if let Some(errno) = attach.failure() {
-        log.warning(format_args!(
-            "Attach point \"{path}\" cannot be opened: {}",
-            Text(errno)
+        log.warning(text!(
+            "Attach point \"%\" cannot be opened: %",
+            Str(path),
+            Of(errno)
         ));
     }
 }
@@ -464,18 +484,16 @@ fn install_filter(reopen: Reopen, log: &Log) -> Result<(), Fatal> {
         Reopen::ProcFd => "a detached clone of /proc/self/fd",
         Reopen::Parent => "parent and name, device and inode compared",
     };
-    log.info(format_args!("Held files are opened again through {way}"));
-    log.info(format_args!(
-        "Installing seccomp filters for {} syscalls",
-        seccomp::count_calls(modes)
-    ));
+    log.info(text!("Held files are opened again through %", Str(way)));
+    let calls = Number(seccomp::count_calls(modes) as u64);
+    log.info(text!("Installing seccomp filters for % syscalls", calls));
     raw::no_new_privs().map_err(step(
         "Failed to install seccomp filters: Failed to set no_new_privs",
     ))?;
     seccomp::install(modes).map_err(step(
         "Failed to install seccomp filters: Failed to set filter",
     ))?;
-    log.info(format_args!("Seccomp filters installed."));
+    log.info(text!("Seccomp filters installed."));
     Ok(())
 }
 

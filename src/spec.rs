@@ -7,11 +7,12 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-use crate::errno::told;
 use crate::json::{Event, Fault, Reader, Text};
 use crate::limits::MOUNTS;
+use crate::text;
+use crate::text::Arg::{Number, Raw, Said, Str};
+use crate::text::{Say, Sink, Told};
 
 /// What start-up needs of a spec. Its strings are never freed: what start-up allocates lives as long as
 /// the process.
@@ -52,7 +53,7 @@ pub enum Refusal {
     /// Not JSON.
     NotJson(Fault),
     /// A field of the wrong type: what was found, the field's structure, its key, its type in [`SCHEMA`].
-    Mismatch(&'static str, &'static str, &'static str, &'static str),
+    Mismatch(Told, &'static str, &'static str, &'static str),
     /// No `process`.
     NoProcess,
     /// No `process.args`.
@@ -75,37 +76,41 @@ pub enum Refusal {
     ContainerType(&'static str),
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotJson(fault) => fault.fmt(f),
+impl Say for Refusal {
+    fn say(&self, to: &mut dyn Sink) {
+        to.put(match self {
+            Self::NotJson(fault) => return fault.say(to),
             Self::Mismatch(found, of, key, kind) => {
-                write!(f, "json: cannot unmarshal {found} into Go ")?;
-                if !of.is_empty() {
-                    write!(f, "struct field {of}.{key} of type ")?;
+                text!("json: cannot unmarshal % into Go ", Raw(found)).say(to);
+                if of.is_empty() {
+                    to.put(b"value");
                 } else {
-                    f.write_str("value of type ")?;
+                    text!("struct field %.%", Str(of), Str(key)).say(to);
                 }
-                GoType(kind).fmt(f)
+                return text!(" of type %", Said(&GoType(kind))).say(to);
             }
-            Self::NoProcess => f.write_str("Spec.Process must be defined: "),
-            Self::NoArgs => f.write_str("Spec.Process.Arg must be defined: "),
-            Self::NoRoot => f.write_str("Spec.Root must be defined: "),
-            Self::NoRootPath => f.write_str("Spec.Root.Path must be defined: "),
-            Self::Solaris => f.write_str("Spec.Solaris is not supported: "),
-            Self::Windows => f.write_str("Spec.Windows is not supported: "),
-            Self::SeLinux(label) => write!(f, "SELinux is not supported: {label}"),
+            Self::NoProcess => b"Spec.Process must be defined: ",
+            Self::NoArgs => b"Spec.Process.Arg must be defined: ",
+            Self::NoRoot => b"Spec.Root must be defined: ",
+            Self::NoRootPath => b"Spec.Root.Path must be defined: ",
+            Self::Solaris => b"Spec.Solaris is not supported: ",
+            Self::Windows => b"Spec.Windows is not supported: ",
+            Self::SeLinux(label) => {
+                return text!("SELinux is not supported: %", Str(label)).say(to);
+            }
             Self::RelativeMount(at, destination) => {
-                write!(
-                    f,
-                    "Spec.Mounts[{at}] Mount.Destination must be an absolute path: {destination}"
+                return text!(
+                    "Spec.Mounts[%] Mount.Destination must be an absolute path: %",
+                    Number(*at as u64),
+                    Str(destination)
                 )
+                .say(to);
             }
-            Self::NoSandboxId => {
-                f.write_str("spec has container-type of container, but no sandbox ID set")
+            Self::NoSandboxId => b"spec has container-type of container, but no sandbox ID set",
+            Self::ContainerType(kind) => {
+                return text!("unknown container-type: %", Str(kind)).say(to);
             }
-            Self::ContainerType(kind) => write!(f, "unknown container-type: {kind}"),
-        }
+        });
     }
 }
 
@@ -372,26 +377,27 @@ impl Kept {
 /// A type's name in Go.
 struct GoType(&'static str);
 
-impl fmt::Display for GoType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (before, rest) = match self.0.split_at_checked(1) {
-            Some(("*", rest)) => return Self(rest).fmt(f),
-            Some(("[", rest)) => ("[]", rest),
-            Some(("{", rest)) => ("map[string]", rest),
-            _ => ("", self.0),
+impl Say for GoType {
+    fn say(&self, to: &mut dyn Sink) {
+        let kind = self.0.as_bytes();
+        let (before, kind) = match kind.split_first() {
+            Some((b'*', kind)) => (&b""[..], kind),
+            Some((b'[', kind)) => (&b"[]"[..], kind),
+            Some((b'{', kind)) => (&b"map[string]"[..], kind),
+            _ => (&b""[..], kind),
         };
-        f.write_str(before)?;
-        let (before, behind) = match rest.split_at_checked(1).unwrap_or_default() {
-            ("s", "") => ("string", ""),
-            ("s", name) => ("specs.", name),
-            ("b", _) => ("bool", ""),
-            ("i", bits) => ("int", bits),
-            ("u", bits) => ("uint", bits),
-            ("F", _) => ("fs.FileMode", ""),
-            _ => ("specs.", rest),
+        to.put(before);
+        let (before, behind): (&[u8], &[u8]) = match kind.split_first() {
+            Some((b's', [])) => (b"string", b""),
+            Some((b's', name)) => (b"specs.", name),
+            Some((b'b', _)) => (b"bool", b""),
+            Some((b'i', bits)) => (b"int", bits),
+            Some((b'u', bits)) => (b"uint", bits),
+            Some((b'F', _)) => (b"fs.FileMode", b""),
+            _ => (b"specs.", kind),
         };
-        f.write_str(before)?;
-        f.write_str(behind)
+        to.put(before);
+        to.put(behind);
     }
 }
 
@@ -513,7 +519,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
             _ => next,
         };
         let (letter, _) = at.plain();
-        let found = match event {
+        let found: Told = match event {
             Event::Key(key) => {
                 if let Some(of) = open.last() {
                     next = inside(*of, key, &mut kept);
@@ -532,19 +538,19 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
                 }
                 continue;
             }
-            _ if letter == b'a' => "",
-            Event::Object if matches!(letter, b'{' | b'A'..=b'E' | b'G'..=b'Z') => "",
-            Event::Object => "object",
-            Event::Array if letter == b'[' => "",
-            Event::Array => "array",
-            Event::String(_) if letter == b's' => "",
-            Event::String(_) => "string",
-            Event::Bool(_) if letter == b'b' => "",
-            Event::Bool(_) => "bool",
+            _ if letter == b'a' => b"",
+            Event::Object if matches!(letter, b'{' | b'A'..=b'E' | b'G'..=b'Z') => b"",
+            Event::Object => b"object",
+            Event::Array if letter == b'[' => b"",
+            Event::Array => b"array",
+            Event::String(_) if letter == b's' => b"",
+            Event::String(_) => b"string",
+            Event::Bool(_) if letter == b'b' => b"",
+            Event::Bool(_) => b"bool",
             Event::Number(number) => match letter {
-                b'i' | b'u' | b'F' if at.takes(number) => "",
-                b'i' | b'u' | b'F' if mismatch.is_none() => told(format_args!("number {number}")),
-                _ => "number",
+                b'i' | b'u' | b'F' if at.takes(number) => b"",
+                b'i' | b'u' | b'F' if mismatch.is_none() => text!("number %", Str(number)).told(),
+                _ => b"number",
             },
         };
         let is_right = found.is_empty();
@@ -659,6 +665,7 @@ fn is_sandbox_device(destination: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::said;
 
     const PROCESS: &str = r#""process":{"args":["x"]}"#;
 
@@ -717,7 +724,7 @@ mod tests {
             ),
             (
                 r#"{"root":7}"#,
-                Refusal::Mismatch("number", "Spec", "root", "*Root"),
+                Refusal::Mismatch(b"number", "Spec", "root", "*Root"),
             ),
             (
                 r#"{} x"#,
@@ -775,7 +782,7 @@ mod tests {
     #[test]
     fn types_of_known_fields_are_checked_and_those_of_unknown_ones_not() {
         let mismatch = |fields: &str| match read(fields) {
-            Err(refusal @ Refusal::Mismatch(..)) => refusal.to_string(),
+            Err(refusal @ Refusal::Mismatch(..)) => said(&refusal),
             other => panic!("{fields}: {other:?}"),
         };
         let root = r#""root":{"path":"/"}"#;

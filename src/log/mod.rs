@@ -5,7 +5,6 @@
 pub mod open;
 
 use core::cell::Cell;
-use core::fmt::{self, Write};
 
 use linux_raw_sys::general::{POLLOUT, pollfd};
 use rustix::fd::RawFd;
@@ -13,9 +12,13 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::clock::{Civil, Offset};
+use crate::decimal::digits;
 use crate::limits::LOG_LINE_BYTES;
 use crate::sys::fd::fixed;
 use crate::sys::raw::{ppoll, wall_clock};
+use crate::text;
+use crate::text::Arg::{Number, Said, Str};
+use crate::text::{Say, Sink, Text, number_to};
 
 /// How lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -95,45 +98,46 @@ impl Log {
     }
 
     /// A line of level debug, if these are made.
-    pub fn debug(&self, text: fmt::Arguments<'_>) {
+    pub fn debug(&self, text: Text<'_>) {
         if self.debug {
             self.line(Level::Debug, text);
         }
     }
 
     /// A line of level info.
-    pub fn info(&self, text: fmt::Arguments<'_>) {
+    pub fn info(&self, text: Text<'_>) {
         self.line(Level::Info, text);
     }
 
     /// A line of level warning.
-    pub fn warning(&self, text: fmt::Arguments<'_>) {
+    pub fn warning(&self, text: Text<'_>) {
         self.line(Level::Warning, text);
     }
 
     /// Why start-up ends.
-    pub fn fatal(&self, text: fmt::Arguments<'_>) {
+    pub fn fatal(&self, text: Text<'_>) {
         self.line(Level::Fatal, text);
     }
 
     /// A line of level info of any length: what the buffer does not hold is written in pieces, which
     /// may tear where a pipe is full. For start-up alone.
-    pub fn long(&self, text: fmt::Arguments<'_>) {
+    pub fn long(&self, text: Text<'_>) {
         self.send(Level::Info, text, true);
     }
 
-    fn line(&self, level: Level, text: fmt::Arguments<'_>) {
+    fn line(&self, level: Level, text: Text<'_>) {
         self.send(level, text, false);
     }
 
-    fn send(&self, level: Level, text: fmt::Arguments<'_>, long: bool) {
+    fn send(&self, level: Level, text: Text<'_>, long: bool) {
         let now = Civil::of(wall_clock(), self.offset);
         for (target, lost) in self.targets.iter().zip(&self.lost) {
             let Some(target) = target.filter(|target| level >= target.least) else {
                 continue;
             };
             let before = lost.replace(0);
-            let notice = format_args!("*** Dropped {before} log messages ***");
+            let notice = [Number(before)];
+            let notice = Text::new("*** Dropped % log messages ***", &notice);
             if before > 0
                 && self
                     .put(target, Level::Warning, now, notice, false)
@@ -148,24 +152,19 @@ impl Log {
 
     /// What stands before the message in a text line.
     fn head(&self, line: &mut Line, level: Level, now: Civil) {
-        let letter = match level {
-            Level::Debug => 'D',
-            Level::Info => 'I',
-            Level::Warning | Level::Fatal => 'W',
-        };
-        let Civil {
-            month,
-            day,
-            hour,
-            minute,
-            second,
-            ..
-        } = now;
-        let (micros, pid) = (now.nanosecond / 1_000, self.pid);
-        let _fits = write!(
-            line,
-            "{letter}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {pid:7} x:0] "
-        );
+        line.put(match level {
+            Level::Debug => b"D",
+            Level::Info => b"I",
+            Level::Warning | Level::Fatal => b"W",
+        });
+        now.stamp(" ", ":", line);
+        let mut buffer = [0; 22];
+        let pid = digits(self.pid, 10, &mut buffer);
+        for _ in pid.len()..8 {
+            line.put(b" ");
+        }
+        line.put(pid);
+        line.put(b" x:0] ");
     }
 
     fn put(
@@ -173,7 +172,7 @@ impl Log {
         target: Target,
         level: Level,
         now: Civil,
-        text: fmt::Arguments<'_>,
+        text: Text<'_>,
         long: bool,
     ) -> Result<(), Errno> {
         let mut line = Line::new();
@@ -187,9 +186,8 @@ impl Log {
         let key = match target.format {
             Format::Text => {
                 self.head(&mut line, level, now);
-                // Cut, not lost, where it is longer than the buffer; here and below.
-                let _cut = line.write_str(fatal);
-                let _cut = line.write_fmt(text);
+                line.put(fatal.as_bytes());
+                text.say(&mut line);
                 return write_whole(target, line.finish());
             }
             Format::Json => "msg",
@@ -201,12 +199,12 @@ impl Log {
             Level::Fatal if fatal.is_empty() => "error",
             Level::Warning | Level::Fatal => "warning",
         };
-        let _cut = write!(line, "{{\"{key}\":\"");
+        text!("{\"%\":\"", Str(key)).say(&mut line);
         line.keep_back(JSON_TAIL_BYTES);
-        let _cut = line.write_str(fatal);
-        let _cut = Escaped(&mut line).write_fmt(text);
+        line.put(fatal.as_bytes());
+        text.say(&mut Escaped(&mut line));
         line.keep_back(0);
-        let _cut = write!(line, "\",\"level\":\"{name}\",\"time\":\"{now}\"}}");
+        text!("\",\"level\":\"%\",\"time\":\"%\"}", Str(name), Said(&now)).say(&mut line);
         write_whole(target, line.finish())
     }
 }
@@ -248,6 +246,8 @@ pub struct Line {
     bytes: [u8; LOG_LINE_BYTES],
     len: usize,
     kept_back: usize,
+    /// Whether something did not fit: what comes behind it is left out too.
+    is_cut: bool,
     /// Whether control characters are to be replaced; in JSON they are escaped already.
     is_text: bool,
     /// Where a full buffer is written to, to go on with an empty one.
@@ -262,14 +262,15 @@ impl Line {
             bytes: [0; LOG_LINE_BYTES],
             len: 0,
             kept_back: 0,
+            is_cut: false,
             is_text: true,
             spills_to: None,
         }
     }
 
-    /// Keeps `bytes` at the end free from what is written next.
+    /// Keeps `bytes` at the end free from what is written next, which begins uncut.
     fn keep_back(&mut self, bytes: usize) {
-        self.kept_back = bytes;
+        (self.kept_back, self.is_cut) = (bytes, false);
     }
 
     /// The line with its newline. Line breaks and other control characters in it have become `?`.
@@ -298,14 +299,14 @@ impl Line {
         }
     }
 
-    /// Writes a full buffer out, if that is asked for. Error: the line ends here.
-    fn spill(&mut self) -> fmt::Result {
-        let target = self.spills_to.ok_or(fmt::Error)?;
+    /// Makes room: writes a full buffer out, if that is asked for. Otherwise the line ends here.
+    fn spill(&mut self) {
         self.clean();
         let bytes = self.bytes.get(..self.len).unwrap_or_default();
-        write_whole(target, bytes).map_err(|_| fmt::Error)?;
-        self.len = 0;
-        Ok(())
+        match self.spills_to.map(|target| write_whole(target, bytes)) {
+            Some(Ok(())) => self.len = 0,
+            _ => self.is_cut = true,
+        }
     }
 
     fn room(&self) -> usize {
@@ -313,49 +314,75 @@ impl Line {
     }
 }
 
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
+impl Sink for Line {
+    fn put(&mut self, text: &[u8]) {
         let mut rest = text;
-        loop {
+        while !self.is_cut {
             let mut count = rest.len().min(self.room());
-            while !rest.is_char_boundary(count) {
+            // Not inside a character.
+            while count > 0 && rest.get(count).is_some_and(|byte| byte & 0xc0 == 0x80) {
                 count -= 1;
             }
-            let (fits, behind) = rest.split_at_checked(count).ok_or(fmt::Error)?;
-            if let Some(to) = self.bytes.get_mut(self.len..self.len + count) {
-                to.copy_from_slice(fits.as_bytes());
-                self.len += count;
+            let (fits, behind) = rest.split_at_checked(count).unwrap_or_default();
+            for (to, from) in self.bytes.iter_mut().skip(self.len).zip(fits) {
+                *to = *from;
             }
+            self.len += fits.len();
             if behind.is_empty() {
-                return Ok(());
+                return;
             }
-            self.spill()?;
+            self.spill();
             rest = behind;
         }
     }
 }
 
-/// Writes text into a JSON string as Go does: `<`, `>` and `&` are escaped too.
+/// Writes text into a JSON string as Go does: `<`, `>` and `&` are escaped too, and the two line separators
+/// beyond ASCII.
 struct Escaped<'a>(&'a mut Line);
 
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
+impl Sink for Escaped<'_> {
+    fn put(&mut self, text: &[u8]) {
+        let mut rest = text;
+        while let [byte, behind @ ..] = rest {
             if self.0.room() < 6 {
-                self.0.spill()?; // an escape is whole or not there
+                self.0.spill(); // an escape is whole or not there
             }
-            match c {
-                '"' | '\\' => write!(self.0, "\\{c}"),
-                '\n' => self.0.write_str("\\n"),
-                '\r' => self.0.write_str("\\r"),
-                '\t' => self.0.write_str("\\t"),
-                '<' | '>' | '&' | '\0'..='\x1f' | '\u{2028}' | '\u{2029}' => {
-                    write!(self.0, "\\u{:04x}", u32::from(c))
+            let mut len = 1;
+            let code = match byte {
+                b'"' | b'\\' => Err(*byte),
+                b'\n' => Err(b'n'),
+                b'\r' => Err(b'r'),
+                b'\t' => Err(b't'),
+                b'<' | b'>' | b'&' | 0..0x20 => Ok(u64::from(*byte)),
+                0xe2 if matches!(behind, [0x80, 0xa8 | 0xa9, ..]) => {
+                    len = 3;
+                    Ok(if behind.get(1) == Some(&0xa8) {
+                        0x2028
+                    } else {
+                        0x2029
+                    })
                 }
-                c => self.0.write_char(c),
-            }?;
+                _ => {
+                    // A whole character.
+                    len += behind
+                        .iter()
+                        .take_while(|&byte| byte & 0xc0 == 0x80)
+                        .count();
+                    self.0.put(rest.get(..len).unwrap_or_default());
+                    rest = rest.get(len..).unwrap_or_default();
+                    continue;
+                }
+            };
+            match code {
+                Err(letter) => self.0.put(&[b'\\', letter]),
+                Ok(code) => {
+                    self.0.put(b"\\u");
+                    number_to(code, 16, 4, self.0);
+                }
+            }
+            rest = rest.get(len..).unwrap_or_default();
         }
-        Ok(())
     }
 }
 
@@ -366,10 +393,11 @@ mod tests {
     #[test]
     fn a_line_is_one_line_and_cut_where_it_is_too_long() {
         let mut line = Line::new();
-        write!(line, "a\nb\x1b").unwrap();
+        line.put(b"a\nb\x1b");
         assert_eq!(line.finish(), b"a?b?\n");
         let mut line = Line::new();
-        assert!(write!(line, "{}", "\u{e9}".repeat(5_000)).is_err());
+        line.put("\u{e9}".repeat(5_000).as_bytes());
+        assert!(line.is_cut);
         let whole = line.finish().to_vec();
         assert!(whole.len() >= LOG_LINE_BYTES - 1 && core::str::from_utf8(&whole).is_ok());
     }
@@ -377,14 +405,15 @@ mod tests {
     #[test]
     fn json_text_is_escaped_as_go_does_and_cut_between_escapes() {
         let mut line = Line::new();
-        write!(Escaped(&mut line), "a\"\\\n<\x01\u{2028}\u{e9}").unwrap();
+        Escaped(&mut line).put("a\"\\\n<\x01\u{2028}\u{e9}".as_bytes());
         assert_eq!(
             line.finish(),
             "a\\\"\\\\\\n\\u003c\\u0001\\u2028\u{e9}\n".as_bytes()
         );
         let mut line = Line::new();
         line.keep_back(JSON_TAIL_BYTES);
-        assert!(write!(Escaped(&mut line), "{}", "<".repeat(5_000)).is_err());
+        Escaped(&mut line).put("<".repeat(5_000).as_bytes());
+        assert!(line.is_cut);
         assert!(line.finish().ends_with(b"\\u003c\n"));
     }
 }

@@ -1,9 +1,7 @@
 //! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
 
 use alloc::ffi::CString;
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
@@ -12,17 +10,19 @@ use rustix::io::Errno;
 use super::{Format, Level, Log, Target};
 use crate::cli::{Contract, Options};
 use crate::clock::Civil;
-use crate::errno::{Quoted, Text, told};
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{adopt, move_up, standard_error};
 use crate::sys::raw::wall_clock;
+use crate::text;
+use crate::text::Arg::{Of, Padded, Quoted, Signed};
+use crate::text::{Say, Told};
 
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
 pub type Placed = Vec<(OwnedFd, RawFd)>;
 
 /// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
 /// the original says; what was opened before stays.
-pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), &'static str> {
+pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), Told> {
     log.debug = options.flag("debug") || options.flag("log-packets");
     let least = if log.debug { Level::Debug } else { Level::Info };
     let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
@@ -42,8 +42,8 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
             );
             if options.number("debug-log-fd") >= 0 {
                 return Err(
-                    "flag --debug-log-fd should only be passed to 'boot' command, \
-                     but was passed to \"gofer\"",
+                    b"flag --debug-log-fd should only be passed to 'boot' command, \
+                      but was passed to \"gofer\"",
                 );
             }
             if !options.text("debug-log").is_empty() {
@@ -125,8 +125,9 @@ fn add(
 fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
     let mut path = b"/proc/self/fd/".to_vec();
     path.extend_from_slice(crate::decimal::digits(
-        fd.as_raw_fd().unsigned_abs(),
-        &mut [0; 10],
+        fd.as_raw_fd().unsigned_abs().into(),
+        10,
+        &mut [0; 22],
     ));
     let path = CString::new(path).ok()?;
     let flags =
@@ -134,25 +135,22 @@ fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
     move_up(openat(CWD, path.as_c_str(), flags, Mode::empty()).ok()?).ok()
 }
 
-fn cannot(name: &[u8], errno: Errno) -> &'static str {
-    told(format_args!(
-        "error opening log file \"{}\": {}",
-        Quoted(name),
-        Text(errno)
-    ))
+fn cannot(name: &[u8], errno: Errno) -> Told {
+    text!("error opening log file \"%\": %", Quoted(name), Of(errno)).told()
 }
 
-fn format_of(name: &[u8]) -> Result<Format, &'static str> {
+fn format_of(name: &[u8]) -> Result<Format, Told> {
     Format::parse(name).ok_or_else(|| {
-        let name = Quoted(name);
-        told(format_args!(
-            "invalid log format \"{name}\", must be 'text', 'json', or 'json-k8s'"
-        ))
+        text!(
+            "invalid log format \"%\", must be 'text', 'json', or 'json-k8s'",
+            Quoted(name)
+        )
+        .told()
     })
 }
 
 /// `--log-fd`, or else `--log`.
-fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, &'static str> {
+fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, Told> {
     if options.number("log-fd") >= 0 {
         return adopt_log(options.number("log-fd")).map(Some);
     }
@@ -165,19 +163,14 @@ fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, &'static str> {
         .map_err(|errno| cannot(options.text("log"), errno))
 }
 
-fn adopt_log(number: i64) -> Result<OwnedFd, &'static str> {
+fn adopt_log(number: i64) -> Result<OwnedFd, Told> {
     let fd = RawFd::try_from(number)
         .map_err(|_| Errno::BADF)
         .and_then(adopt);
-    fd.map_err(|errno| {
-        told(format_args!(
-            "error opening log: FD {number}: {}",
-            Text(errno)
-        ))
-    })
+    fd.map_err(|errno| text!("error opening log: FD %: %", Signed(number), Of(errno)).told())
 }
 
-fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, &'static str> {
+fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, Told> {
     rustix::io::fcntl_dupfd_cloexec(fd, crate::limits::FIRST_FREE_FD)
         .map_err(|errno| cannot(b"standard error", errno))
 }
@@ -197,7 +190,7 @@ fn open_debug_log(
     options: &Options<'_>,
     offset: crate::clock::Offset,
     suffix: &str,
-) -> Result<OwnedFd, &'static str> {
+) -> Result<OwnedFd, Told> {
     let path = debug_log_path(
         options.text("debug-log"),
         Civil::of(wall_clock(), offset),
@@ -206,11 +199,13 @@ fn open_debug_log(
     make_parents(&path)
         .and_then(|()| append(&path, 0o664))
         .map_err(|errno| {
-            let name = Quoted(options.text("debug-log"));
-            told(format_args!(
-                "error opening debug log file in \"{name}\": {}",
-                Text(errno)
-            ))
+            let name = options.text("debug-log");
+            text!(
+                "error opening debug log file in \"%\": %",
+                Quoted(name),
+                Of(errno)
+            )
+            .told()
         })
 }
 
@@ -221,22 +216,10 @@ fn debug_log_path(pattern: &[u8], now: Civil, suffix: &str) -> Vec<u8> {
         pattern.extend_from_slice(b"runsc.log.%TIMESTAMP%.%COMMAND%");
         pattern.extend_from_slice(suffix.as_bytes());
     }
-    let mut stamp = String::new();
-    let Civil {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        ..
-    } = now;
-    let micros = now.nanosecond / 1_000;
-    let _never = write!(
-        stamp,
-        "{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}.{micros:06}"
-    );
-    let pattern = replaced(&pattern, b"%TIMESTAMP%", stamp.as_bytes());
+    let mut stamp = Vec::new();
+    Padded(4, now.year.unsigned_abs()).say(&mut stamp);
+    now.stamp("-", "", &mut stamp);
+    let pattern = replaced(&pattern, b"%TIMESTAMP%", &stamp);
     replaced(&pattern, b"%COMMAND%", b"gofer")
 }
 

@@ -1,10 +1,11 @@
 //! A request on one line, for people: read from its bytes by the message table's own text.
 
-use core::fmt;
-
 use super::messages::LAYOUTS;
 use super::wire::{Field, Perm, Reader, Str};
-use crate::errno::Quoted;
+use crate::decimal::digits;
+use crate::text;
+use crate::text::Arg::{Hex, Number, Octal, Quoted};
+use crate::text::{Say, Sink};
 
 /// Request number `kind` with its body, to be printed: its name, and each field with its name.
 pub struct Shown<'a> {
@@ -14,78 +15,82 @@ pub struct Shown<'a> {
     pub body: &'a [u8],
 }
 
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; 10];
-        let number = crate::decimal::digits(u32::from(self.kind), &mut digits);
+impl Say for Shown<'_> {
+    fn say(&self, to: &mut dyn Sink) {
+        let mut buffer = [0; 22];
+        let number = digits(self.kind.into(), 10, &mut buffer);
         let layout = LAYOUTS
-            .split('\n')
-            .filter_map(|line| line.split_once('\t'))
-            .find(|(kind, _)| kind.as_bytes() == number);
-        let Some((_, layout)) = layout else {
-            return write!(
-                f,
-                "type {}, {} bytes",
-                u64::from(self.kind),
-                self.body.len()
-            );
+            .as_bytes()
+            .split(|&byte| byte == b'\n')
+            .find_map(|line| {
+                let layout = line.strip_prefix(number)?;
+                layout.strip_prefix(b"\t")
+            });
+        let Some(layout) = layout else {
+            let bytes = self.body.len() as u64;
+            return text!("type %, % bytes", Number(self.kind.into()), Number(bytes)).say(to);
         };
         let mut from = Reader::new(self.body);
-        for word in layout.split('\t') {
-            match word.split_once(':') {
-                None => f.write_str(word)?,
-                Some((name, kind)) => {
-                    write!(f, " {name}=")?;
-                    // Without what it borrows or holds.
-                    let kind = kind.split('<').next().unwrap_or_default();
-                    show(f, kind.trim_ascii().as_bytes(), &mut from)?;
+        for word in layout.split(|&byte| byte == b'\t') {
+            // Without what the type borrows or holds.
+            let mut parts = word.split(|byte| matches!(byte, b':' | b'<'));
+            let name = parts.next().unwrap_or_default();
+            match parts.next() {
+                None => to.put(name),
+                Some(kind) => {
+                    to.put(b" ");
+                    to.put(name);
+                    to.put(b"=");
+                    show(kind.trim_ascii(), &mut from, to);
                 }
             }
         }
-        from.finish().or_else(|_| f.write_str(" (cut short)"))
+        if from.finish().is_err() {
+            to.put(b" (cut short)");
+        }
     }
 }
 
-fn show(f: &mut fmt::Formatter<'_>, kind: &[u8], from: &mut Reader<'_>) -> fmt::Result {
-    match kind {
-        b"Perm" => write!(f, "{:#o}", u64::from(Perm::read(from).0)),
-        b"GetMask" => write!(f, "{:#x}", u64::read(from)),
-        b"SetMask" => write!(f, "{:#x}", u64::from(u32::read(from))),
-        b"Tag" => write!(f, "{}", u64::from(u16::read(from))),
-        b"u64" => write!(f, "{}", u64::read(from)),
+fn show(kind: &[u8], from: &mut Reader<'_>, to: &mut dyn Sink) {
+    let number = match kind {
+        b"Perm" => Octal(Perm::read(from).0.into()),
+        b"GetMask" => Hex(u64::read(from)),
+        b"SetMask" => Hex(u32::read(from).into()),
+        b"Tag" => Number(u16::read(from).into()),
+        b"u64" => Number(u64::read(from)),
         b"SetAttr" => {
-            show(f, b"Perm", from)?;
+            show(b"Perm", from, to);
             for kind in [&b"u32"[..], b"u32", b"u64", b"u64", b"u64", b"u64", b"u64"] {
-                f.write_str("/")?;
-                show(f, kind, from)?;
+                to.put(b"/");
+                show(kind, from, to);
             }
-            Ok(())
+            return;
         }
         b"Data" => {
-            let count = u32::read(from);
-            write!(f, "{} bytes", u64::from(count))?;
+            Number(u32::read(from).into()).say(to);
             let _data = from.remaining();
-            Ok(())
+            return to.put(b" bytes");
         }
-        b"Str" => show_text(f, from),
+        b"Str" => return show_text(from, to),
         b"List" => {
             let count = u16::read(from);
-            write!(f, "{}", u64::from(count))?;
+            Number(count.into()).say(to);
             for _ in 0..count {
                 if from.is_overrun() {
                     break;
                 }
-                f.write_str(" ")?;
-                show_text(f, from)?;
+                to.put(b" ");
+                show_text(from, to);
             }
-            Ok(())
+            return;
         }
-        _ => write!(f, "{}", u64::from(u32::read(from))),
-    }
+        _ => Number(u32::read(from).into()),
+    };
+    number.say(to);
 }
 
-fn show_text(f: &mut fmt::Formatter<'_>, from: &mut Reader<'_>) -> fmt::Result {
-    write!(f, "\"{}\"", Quoted(Str::read(from).0))
+fn show_text(from: &mut Reader<'_>, to: &mut dyn Sink) {
+    text!("\"%\"", Quoted(Str::read(from).0)).say(to);
 }
 
 #[cfg(test)]
@@ -93,6 +98,7 @@ mod tests {
     use super::*;
     use crate::p9::messages::{Message, REQUESTS, Tlopen};
     use crate::p9::wire::{Fid, Writer};
+    use crate::text::said;
 
     #[test]
     fn requests_are_shown_by_name_with_their_fields() {
@@ -104,33 +110,30 @@ mod tests {
         }
         .encode(&mut to);
         let body = &buffer[..8];
-        assert_eq!(Shown { kind: 12, body }.to_string(), "Tlopen fid=3 flags=2");
+        assert_eq!(said(&Shown { kind: 12, body }), "Tlopen fid=3 flags=2");
         assert_eq!(
-            Shown {
+            said(&Shown {
                 kind: 12,
                 body: &body[..5]
-            }
-            .to_string(),
+            }),
             "Tlopen fid=3 flags=0 (cut short)"
         );
-        assert_eq!(Shown { kind: 255, body }.to_string(), "type 255, 8 bytes");
+        assert_eq!(said(&Shown { kind: 255, body }), "type 255, 8 bytes");
         let walk = b"\x01\0\0\0\x02\0\0\0\x02\0\x03\0usr\x02\0\n\xff";
-        let shown = Shown {
+        let shown = said(&Shown {
             kind: 110,
             body: walk,
-        }
-        .to_string();
+        });
         assert_eq!(shown, "Twalk fid=1 newfid=2 names=2 \"usr\" \"\\n\\xff\"");
     }
 
     #[test]
     fn every_request_is_shown_by_its_name() {
         for &(kind, name, least) in REQUESTS {
-            let shown = Shown {
+            let shown = said(&Shown {
                 kind,
                 body: &vec![0; least],
-            }
-            .to_string();
+            });
             assert!(
                 shown.starts_with(&format!("{name} ")) && !shown.contains("cut short"),
                 "{shown}"

@@ -40,7 +40,7 @@ impl Version {
         };
         let mut writer = Writer::new(buffer);
         writer.bytes(GOOGLE);
-        writer.bytes(crate::decimal::digits(number, &mut [0; 10]));
+        writer.bytes(crate::decimal::digits(number.into(), 10, &mut [0; 22]));
         let len = writer.len();
         buffer.get(..len).unwrap_or_default()
     }

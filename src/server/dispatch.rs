@@ -5,12 +5,13 @@ use rustix::io::Errno;
 use super::connection::Link;
 use super::fids::Fids;
 use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
-use crate::errno::Text;
 use crate::fs::{Fs, OpenId};
 use crate::log::Log;
 use crate::p9::messages::*;
 use crate::p9::show::Shown;
 use crate::p9::wire::{HEADER_BYTES, Header, Writer};
+use crate::text;
+use crate::text::Arg::{Number, Of, Said, Signed};
 
 /// What a handler works on.
 pub struct Session<'a> {
@@ -116,14 +117,28 @@ pub fn dispatch(
 #[cold]
 fn log_request(session: &Session<'_>, header: Header, body: &[u8], done: Result<usize, Errno>) {
     let (log, kind) = (session.log, header.kind);
-    // All numbers as one type: each costs a quarter of a kilobyte to print.
-    let (name, tag) = (i64::from(session.link.name), u64::from(header.tag.0));
+    let (name, tag) = (
+        Signed(session.link.name.into()),
+        Number(header.tag.0.into()),
+    );
     let shown = Shown { kind, body };
     match done {
-        Ok(bytes) => log.debug(format_args!("FD {name} tag {tag} {shown} -> {bytes} bytes")),
-        Err(errno) => log.debug(format_args!(
-            "FD {name} tag {tag} {shown} -> {}",
-            Text(errno)
+        Ok(bytes) => {
+            let bytes = Number(bytes as u64);
+            log.debug(text!(
+                "FD % tag % % -> % bytes",
+                name,
+                tag,
+                Said(&shown),
+                bytes
+            ));
+        }
+        Err(errno) => log.debug(text!(
+            "FD % tag % % -> %",
+            name,
+            tag,
+            Said(&shown),
+            Of(errno)
         )),
     }
 }

@@ -25,6 +25,8 @@ use crate::limits::{
 use crate::log::Log;
 use crate::sys::raw::ppoll;
 use crate::tables::Key;
+use crate::text;
+use crate::text::Arg::Signed;
 
 /// A place for a connection.
 #[allow(clippy::large_enum_variant)] // nothing is boxed: the list is made once
@@ -147,14 +149,14 @@ impl<'a> Server<'a> {
                 }
             }
             Place::Ending(name) => {
-                let name = i64::from(*name);
+                let name = Signed(i64::from(*name));
                 let id = u16::try_from(at).unwrap_or(u16::MAX);
                 for _ in 0..FIDS_PER_TURN {
                     let Some(state) = self.common.fids.remove_any(id) else {
                         self.common.fs.detach(id);
                         self.common
                             .log
-                            .info(format_args!("Connection on FD {name} ended"));
+                            .info(text!("Connection on FD % ended", name));
                         *place = Place::Ended;
                         break;
                     };

@@ -4,7 +4,6 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{c_char, c_int};
-use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use gofer::limits::LOG_FD;
@@ -13,6 +12,9 @@ use gofer::sys::arena::Arena;
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
 use gofer::sys::raw::exit;
+use gofer::text;
+use gofer::text::Arg::{Number, Str};
+use gofer::text::Say;
 
 #[cfg(target_env = "musl")]
 #[link(name = "c")]
@@ -39,7 +41,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let (file, number) = info
         .location()
         .map_or(("?", 0), |at| (at.file(), at.line()));
-    let _cut = write!(line, "gofer: panic at {file}:{number}");
+    text!("gofer: panic at %:%", Str(file), Number(number.into())).say(&mut line);
     // Before serving the log is not in its place; behind the filter standard error is out of reach.
     let fd = if ARENA.is_sealed() { LOG_FD } else { 2 };
     let _lost = rustix::io::write(fixed(fd), line.finish());

@@ -16,6 +16,7 @@ use super::fids::State;
 use crate::fs::NodeId;
 use crate::fs::attr::Kind;
 use crate::p9::wire::Fid;
+use crate::text;
 
 impl Session<'_> {
     /// Gives up what a fid stood for.
@@ -49,9 +50,8 @@ impl Session<'_> {
             return Ok(());
         }
         if self.policy.panic_on_write {
-            self.log.warning(format_args!(
-                "panic in handler: attempt to write to RO mount"
-            ));
+            self.log
+                .warning(text!("panic in handler: attempt to write to RO mount"));
             return Err(Errno::FAULT);
         }
         Err(Errno::ROFS)

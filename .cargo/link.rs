@@ -1,7 +1,7 @@
 //! Links the program, and nothing else, against musl's start files and `libc.a`, as a static PIE.
 //!
 //! On the target `*-linux-musl` rustc does this by itself and the script does nothing.
-//! Elsewhere `core` and `alloc` know no libc, so the same source links with Debian's `musl-dev`.
+//! Elsewhere `core` knows no libc, so the same source links with Debian's `musl-dev`.
 //! The archive is named by its full path: rustc puts `-Bdynamic` before link arguments, and `-lc`
 //! would take musl's shared library.
 

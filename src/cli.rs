@@ -1,10 +1,10 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
-use alloc::vec::Vec;
-
+use crate::decimal::{digit, split_once};
 use crate::limits::CONNECTIONS;
+use crate::sys::arena::List;
 use crate::text;
-use crate::text::Arg::{Quoted, Raw, Signed, Str};
+use crate::text::Arg::{Number, Quoted, Raw, Signed, Str};
 use crate::text::{Say, Sink, Told};
 
 /// Which runtime is calling: what it hands over, and what it expects in its logs (gofer.md 1, 2).
@@ -17,17 +17,22 @@ pub enum Contract {
 }
 
 /// What the command line asks for: the flags that were given, by name, and the sockets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options<'a> {
-    given: Vec<(&'static str, &'a [u8])>,
+    given: List<(&'static [u8], &'a [u8])>,
     /// `--io-fds`, in order.
-    pub io_fds: Vec<i32>,
+    pub io_fds: List<i32>,
 }
 
 impl<'a> Options<'a> {
     /// The value of flag `name`, or what it is without: the last one given counts.
     pub fn text(&self, name: &str) -> &'a [u8] {
-        match self.given.iter().rev().find(|(given, _)| *given == name) {
+        match self
+            .given
+            .iter()
+            .rev()
+            .find(|(given, _)| *given == name.as_bytes())
+        {
             Some((_, value)) => value,
             None => known(&[GOFER_FLAGS, GLOBAL_FLAGS], name.as_bytes())
                 .map_or(b"", |flag| flag.default),
@@ -108,28 +113,31 @@ const GLOBAL_FLAGS: &str = "
 
 /// A flag of the tables.
 struct Flag {
-    name: &'static str,
+    name: &'static [u8],
     kind: u8,
     default: &'static [u8],
 }
 
 fn all(table: &'static str) -> impl Iterator<Item = Flag> {
-    table.split_ascii_whitespace().filter_map(|flag| {
-        let (name, kind) = flag.split_once(':')?;
-        let (kind, default) = kind.split_once('=')?;
-        Some(Flag {
-            name,
-            kind: *kind.as_bytes().first()?,
-            default: default.as_bytes(),
+    table
+        .as_bytes()
+        .split(u8::is_ascii_whitespace)
+        .filter_map(|flag| {
+            let (name, kind) = split_once(flag, b':')?;
+            let (kind, default) = split_once(kind, b'=')?;
+            Some(Flag {
+                name,
+                kind: *kind.first()?,
+                default,
+            })
         })
-    })
 }
 
 fn known(tables: &[&'static str], name: &[u8]) -> Option<Flag> {
     tables
         .iter()
         .flat_map(|table| all(table))
-        .find(|flag| flag.name.as_bytes() == name)
+        .find(|flag| flag.name == name)
 }
 
 /// The words that a flag takes, by the letter of its type, and what its value is called.
@@ -269,12 +277,12 @@ fn check(options: &Options<'_>, global: &dyn Fn(Told) -> Refusal) -> Result<(), 
         (b'w', "watchdog-action"),
     ] {
         let shown = options.text(name);
-        let lower = shown.to_ascii_lowercase();
+        let lower = List::of(shown.iter().map(u8::to_ascii_lowercase));
         // Runtimes of 2018 and 2019 spell it LogWarning.
         let value = if kind == b'w' { &lower } else { shown };
         if let Err(why) = choose(kind, value, shown) {
             return Err(if is_l {
-                global(invalid(shown, name, why))
+                global(invalid(shown, name.as_bytes(), why))
             } else {
                 local(why)
             });
@@ -290,18 +298,23 @@ fn check(options: &Options<'_>, global: &dyn Fn(Told) -> Refusal) -> Result<(), 
 
 fn choose(kind: u8, value: &[u8], shown: &[u8]) -> Result<(), Told> {
     match choices(kind) {
-        Some((words, what)) if !words.split(' ').any(|word| word.as_bytes() == value) => {
+        Some((words, what))
+            if !words
+                .as_bytes()
+                .split(|&byte| byte == b' ')
+                .any(|word| word == value) =>
+        {
             Err(text!("invalid % \"%\"", Str(what), Quoted(shown)).told())
         }
         _ => Ok(()),
     }
 }
 
-fn invalid(value: &[u8], name: &str, why: &[u8]) -> Told {
+fn invalid(value: &[u8], name: &[u8], why: &[u8]) -> Told {
     text!(
         "invalid value \"%\" for flag -%: %",
         Quoted(value),
-        Str(name),
+        Raw(name),
         Raw(why)
     )
     .told()
@@ -352,7 +365,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 None if flag.kind == b'b' => b"true",
                 None => {
                     let next = self.words.next();
-                    next.ok_or_else(|| text!("flag needs an argument: -%", Str(flag.name)).told())?
+                    next.ok_or_else(|| text!("flag needs an argument: -%", Raw(flag.name)).told())?
                 }
             };
             take(options, &flag, value)?;
@@ -369,7 +382,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
             return Err(text!(
                 "invalid boolean value \"%\" for -%: parse error",
                 Quoted(value),
-                Str(name)
+                Raw(name)
             )
             .told());
         }
@@ -398,7 +411,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
                 Some(text!("flag value must be greater than 0: %", Signed(number)).told())
             }
             Ok(_) if options.io_fds.len() == CONNECTIONS => {
-                return Err(text!("more than % --io-fds", Signed(CONNECTIONS as i64)).told());
+                return Err(text!("more than % --io-fds", Number(CONNECTIONS as u64)).told());
             }
             Ok(number) => match i32::try_from(number) {
                 Ok(fd) => {
@@ -410,7 +423,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
         },
         // Their values are checked when it is known which runtime calls.
         b'n' | b'w' => None,
-        b'a' if name == "file-access" => None,
+        b'a' if name == b"file-access" => None,
         kind => choose(kind, value, value).err(),
     };
     why.map_or(Ok(()), |why| Err(invalid(value, name, why)))
@@ -429,7 +442,7 @@ fn boolean(text: &[u8]) -> Option<bool> {
 }
 
 /// A number with its sign: whether it is negative, and how large.
-type Number = Result<(bool, u64), Told>;
+type Parsed = Result<(bool, u64), Told>;
 
 fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let unsigned = text
@@ -440,14 +453,17 @@ fn split_sign(text: &[u8]) -> (bool, &[u8]) {
 }
 
 /// Go's strconv.Atoi: decimal.
-fn decimal(text: &[u8]) -> Number {
+fn decimal(text: &[u8]) -> Parsed {
     let (negative, digits) = split_sign(text);
+    if digits.contains(&b'_') {
+        return Err(SYNTAX);
+    }
     Ok((negative, magnitude(digits, 10)?))
 }
 
 /// Go's strconv.ParseInt with base 0: decimal, 0x, 0b, 0o or a leading 0 for octal, and `_` between digits
 /// behind such a prefix.
-fn integer(text: &[u8]) -> Number {
+fn integer(text: &[u8]) -> Parsed {
     let (negative, unsigned) = split_sign(text);
     let (digits, base) = match unsigned {
         [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
@@ -466,25 +482,27 @@ fn integer(text: &[u8]) -> Number {
     if separated && (!prefixed || digits.split(|&byte| byte == b'_').any(<[u8]>::is_empty)) {
         return Err(SYNTAX);
     }
-    let plain: Vec<u8> = digits
-        .iter()
-        .copied()
-        .filter(|&byte| byte != b'_')
-        .collect();
-    Ok((negative, magnitude(&plain, base)?))
+    Ok((negative, magnitude(digits, base)?))
 }
 
+/// The value of digits, with or without `_` between them.
 fn magnitude(digits: &[u8], base: u32) -> Result<u64, Told> {
-    if digits.is_empty() || digits.iter().any(|&byte| !char::from(byte).is_digit(base)) {
+    let digits = || {
+        digits
+            .iter()
+            .filter(|&&byte| byte != b'_')
+            .map(|&byte| digit(byte, base))
+    };
+    if digits().next().is_none() || digits().any(|digit| digit.is_none()) {
         return Err(SYNTAX);
     }
-    digits.iter().try_fold(0u64, |value, &byte| {
-        let digit = u64::from(char::from(byte).to_digit(base).unwrap_or_default());
-        value
-            .checked_mul(u64::from(base))
-            .and_then(|value| value.checked_add(digit))
-            .ok_or(RANGE)
-    })
+    digits()
+        .flatten()
+        .try_fold(0u64, |value, digit| {
+            let value = value.checked_mul(base.into())?;
+            value.checked_add(digit.into())
+        })
+        .ok_or(RANGE)
 }
 
 fn signed((negative, value): (bool, u64)) -> Result<i64, Told> {
@@ -628,7 +646,7 @@ mod tests {
             assert_eq!(short.text(name), long.text(name), "{name}");
         }
         assert_eq!(
-            (short.text("bundle"), short.io_fds.as_slice()),
+            (short.text("bundle"), &*short.io_fds),
             (&b"/b"[..], &[3, 4][..])
         );
         assert!(short.flag("apply-caps") && !short.flag("panic-on-write") && short.flag("debug"));
@@ -649,7 +667,7 @@ mod tests {
             "--panic-on-write",
         ]);
         assert_eq!(
-            (options.text("bundle"), options.io_fds.as_slice()),
+            (options.text("bundle"), &*options.io_fds),
             (&b"--io-fds"[..], &[5][..])
         );
         assert!(!options.flag("apply-caps") && options.flag("panic-on-write"));
@@ -669,7 +687,7 @@ mod tests {
     fn flags_end_at_a_lone_dash_two_dashes_and_a_word() {
         for end in ["-", "--", "word"] {
             let options = serve(&["gofer", "--bundle=b", "--io-fds=3", end, "--io-fds=4"]);
-            assert_eq!(options.io_fds, [3]);
+            assert_eq!(*options.io_fds, [3]);
         }
     }
 
@@ -857,7 +875,11 @@ mod tests {
         assert_eq!(run(&["--version"]), Ok(Command::Version));
         let help = crate::text::said(&Help);
         for flag in all(GOFER_FLAGS).chain(all(GLOBAL_FLAGS)) {
-            assert!(help.contains(flag.name), "{}", flag.name);
+            assert!(
+                help.as_bytes()
+                    .windows(flag.name.len())
+                    .any(|word| word == flag.name)
+            );
         }
     }
 }

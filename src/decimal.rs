@@ -1,4 +1,4 @@
-//! Digits of a number: for texts, versions and /proc/self/fd entries.
+//! Digits and separators in bytes, without the machinery for characters.
 
 use core::ffi::CStr;
 
@@ -10,6 +10,23 @@ pub fn c_digits(number: u32, buffer: &mut [u8; 11]) -> &CStr {
         *to = *from;
     }
     CStr::from_bytes_until_nul(buffer).unwrap_or_default()
+}
+
+/// What a digit to `base`, 2 to 16, is worth.
+pub fn digit(byte: u8, base: u32) -> Option<u32> {
+    let value = match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        b'A'..=b'F' => byte - b'A' + 10,
+        _ => return None,
+    };
+    Some(value.into()).filter(|&value| value < base)
+}
+
+/// Both sides of the first `byte` in `text`.
+pub fn split_once(text: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|&other| other == byte)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// The digits of `number` to `base`, 8 to 16, in `buffer`.

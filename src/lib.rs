@@ -23,8 +23,6 @@
     )
 )]
 
-extern crate alloc;
-
 pub mod cli;
 pub mod clock;
 pub mod decimal;

@@ -94,11 +94,7 @@ pub const LOG_LINE_BYTES: usize = 4096;
 /// Mounts of the spec that may get a connection, besides the root.
 pub const MOUNTS: usize = CONNECTIONS - 1;
 
-/// Heap for reading a spec: this many bytes for each byte of the file, and [`HEAP_BYTES`].
-/// Brackets that nest cost 56 bytes a level, twice that while a list of them grows.
-pub const HEAP_PER_SPEC_BYTE: usize = 160;
-
-/// Heap for everything else that start-up allocates, bytes; a command line may have 2 MiB. Nothing is allocated once serving.
+/// Address space that start-up takes at a time for what it makes, bytes. Nothing is made once serving.
 pub const HEAP_BYTES: usize = 64 << 20;
 
 /// Descriptor of the detached clone of /proc/self/fd, where there is one.

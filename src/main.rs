@@ -2,20 +2,18 @@
 #![no_std]
 #![no_main]
 
-extern crate alloc;
-
 #[path = "sys/entry.rs"]
 mod entry;
 
-use alloc::ffi::CString;
-use alloc::vec::Vec;
+use core::ffi::CStr;
+use core::sync::atomic::Ordering;
 
 use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
 use gofer::fs::file::Reopen;
-use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
+use gofer::limits::FIRST_FREE_FD;
 use gofer::log::open::Placed;
 use gofer::log::{self, Log};
 use gofer::sandbox::root::RootFault;
@@ -24,9 +22,10 @@ use gofer::sandbox::{caps, descriptors, root};
 use gofer::server::Server;
 use gofer::server::dispatch::Policy;
 use gofer::spec::{Refusal, Spec};
+use gofer::sys::arena::{List, c_path};
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
-use gofer::sys::memory::{self, Region};
+use gofer::sys::memory;
 use gofer::sys::{raw, relro};
 use gofer::tables::Key;
 use gofer::text;
@@ -53,8 +52,7 @@ fn start(args: Args) -> i32 {
     if relro::protect().is_err() {
         return 128; // nothing is open yet, and nothing is told of it: the linker always makes the range
     }
-    entry::ARENA.provide(Region::reserve(HEAP_BYTES));
-    let words: Vec<&[u8]> = (1..).map_while(|at| args.get(at)).collect();
+    let words = List::of((1..).map_while(|at| args.get(at)));
     let command = match cli::parse(words.iter().copied()) {
         Ok(command) => command,
         Err(refusal) => {
@@ -96,10 +94,10 @@ fn complain(text: Told) {
 
 /// Prints a line, as far as it can be printed.
 fn say(fd: RawFd, text: Text<'_>) {
-    let mut line = Vec::new();
+    let mut line = List::new();
     text.say(&mut line);
     line.put(b"\n");
-    let mut rest = line.as_slice();
+    let mut rest = &*line;
     while !rest.is_empty() {
         match rustix::io::write(fixed(fd), rest) {
             Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
@@ -116,7 +114,7 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     raw::ignore_write_signals().map_err(step("ignoring signals"))?;
     let pid = u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs());
     let mut log = Log::new(pid, host_zone());
-    let mut logs = Vec::new();
+    let mut logs = List::new();
     let sockets = match open_inherited(options, &mut log, &mut logs) {
         Ok(sockets) => sockets,
         Err(fault) => {
@@ -129,7 +127,7 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     };
     // Again: one of 0 to 2 may have been named, and moved.
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
+    let kept = List::of(sockets.iter().map(|(socket, _)| socket));
     descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
     banner(options, words, &log);
     serve_logged(options, sockets, &log).inspect_err(|fatal| log.fatal(text!("%", Raw(fatal.0))))
@@ -140,10 +138,10 @@ fn open_inherited(
     options: &Options<'_>,
     log: &mut Log,
     logs: &mut Placed,
-) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
+) -> Result<List<(OwnedFd, RawFd)>, Fatal> {
     let number = |name| RawFd::try_from(options.number(name)).unwrap_or(-1);
     let named = [number("log-fd"), number("debug-log-fd")];
-    let named: Vec<RawFd> = named.into_iter().filter(|&number| number >= 0).collect();
+    let named = List::of(named.into_iter().filter(|&number| number >= 0));
     // Looked at before any is moved.
     let checked = descriptors::check_named(&options.io_fds, &named);
     log::open::open(options, log, logs).map_err(Fatal)?;
@@ -253,7 +251,7 @@ impl Say for Words<'_> {
 
 fn serve_logged(
     options: &Options<'_>,
-    sockets: Vec<(OwnedFd, RawFd)>,
+    sockets: List<(OwnedFd, RawFd)>,
     log: &Log,
 ) -> Result<(), Fatal> {
     let limit =
@@ -289,7 +287,7 @@ fn serve_logged(
         return Err(step("reserving memory")(errno));
     }
     install_filter(reopen, log)?;
-    entry::ARENA.seal();
+    entry::SERVING.store(true, Ordering::Relaxed);
     match server.serve() {
         Ok(()) => log.info(text!("All 9P servers exited.")),
         Err(errno) => {
@@ -301,25 +299,25 @@ fn serve_logged(
     Ok(())
 }
 
-fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
-    let mut sockets = Vec::with_capacity(options.io_fds.len());
-    for &number in &options.io_fds {
+fn adopt_sockets(options: &Options<'_>) -> Result<List<(OwnedFd, RawFd)>, Fatal> {
+    let mut sockets = List::new();
+    for &number in options.io_fds.iter() {
         let socket = descriptors::adopt(number).map_err(|errno| no_server(number, errno))?;
         sockets.push((socket, number));
     }
     Ok(sockets)
 }
 
-fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
-    CString::new(bytes).map_err(|_| fatal(text!("\"%\": a NUL in a path", Quoted(bytes))))
+fn c_string(bytes: &[u8]) -> Result<&'static CStr, Fatal> {
+    c_path(bytes).map_err(|_| fatal(text!("\"%\": a NUL in a path", Quoted(bytes))))
 }
 
 /// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`.
 fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
     let clean = join(options.text("bundle"), b"config.clean.json");
     let plain = join(options.text("bundle"), b"config.json");
-    let (path, mut text) = match descriptors::read_file(&c_string(&clean)?) {
-        Err(first) if first == Errno::NOENT => match descriptors::read_file(&c_string(&plain)?) {
+    let (path, mut text) = match descriptors::read_file(c_string(&clean)?) {
+        Err(first) if first == Errno::NOENT => match descriptors::read_file(c_string(&plain)?) {
             Ok(text) => (plain, text),
             Err(Errno::NOENT) => return Err(spec_fault(&clean, first)),
             Err(errno) => return Err(spec_fault(&plain, errno)),
@@ -327,11 +325,6 @@ fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
         Ok(text) => (clean, text),
         Err(errno) => return Err(spec_fault(&clean, errno)),
     };
-    let heap = text
-        .len()
-        .saturating_mul(HEAP_PER_SPEC_BYTE)
-        .saturating_add(HEAP_BYTES);
-    entry::ARENA.provide(Region::reserve(heap));
     let spec = Spec::read(&text).map_err(|refusal| match refusal {
         Refusal::NotJson(_) | Refusal::Mismatch(..) => fatal(text!(
             "error reading spec: error unmarshaling spec from file \"%\": %",
@@ -401,7 +394,7 @@ fn reduce_capabilities(log: &Log) -> Result<rustix::thread::CapabilitySet, Fatal
 }
 
 fn enter_root(path: &[u8], log: &Log) -> Result<(), Fatal> {
-    root::enter(&c_string(path)?).map_err(|fault| match fault {
+    root::enter(c_string(path)?).map_err(|fault| match fault {
         RootFault::Chroot(errno) => fatal(text!(
             "failed to chroot to \"%\": %",
             Quoted(path),
@@ -419,8 +412,8 @@ fn open_attach_points(
     root_path: &[u8],
     sockets: &[(OwnedFd, RawFd)],
     log: &Log,
-) -> Result<Vec<Attach>, Fatal> {
-    let mut attaches = Vec::with_capacity(sockets.len());
+) -> Result<List<Attach>, Fatal> {
+    let mut attaches = List::new();
     let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
     if let Some(number) = numbers.next() {
         let root = Attach::open(b"/", spec.root_read_only);
@@ -433,7 +426,7 @@ fn open_attach_points(
         warn_of(&root, "/", log);
         attaches.push(root);
     }
-    for mount in &spec.mounts {
+    for mount in spec.mounts.iter() {
         let destination = mount.destination;
         let number = numbers.next().ok_or_else(|| {
             fatal(text!(
@@ -442,7 +435,7 @@ fn open_attach_points(
                 Str(destination),
                 Str(mount.kind),
                 Str(mount.source),
-                Said(&Listed(&mount.options))
+                Said(&Listed(mount.options))
             ))
         })?;
         let attach = Attach::open(destination.as_bytes(), mount.read_only);
@@ -498,12 +491,14 @@ fn install_filter(reopen: Reopen, log: &Log) -> Result<(), Fatal> {
 }
 
 /// `path` below `bundle`, cleaned as Go's filepath.Join does; an absolute path stays as it is.
-fn join(bundle: &[u8], path: &[u8]) -> Vec<u8> {
+fn join(bundle: &[u8], path: &[u8]) -> List<u8> {
+    let mut joined = List::new();
     if path.starts_with(b"/") {
-        return path.to_vec();
+        joined.put(path);
+        return joined;
     }
     let rooted = bundle.starts_with(b"/");
-    let mut joined = if rooted { b"/".to_vec() } else { Vec::new() };
+    joined.put(if rooted { b"/" } else { b"" });
     let fixed = joined.len();
     for part in [bundle, path]
         .iter()
@@ -520,16 +515,13 @@ fn join(bundle: &[u8], path: &[u8]) -> Vec<u8> {
             }
             b".." if rooted => {}
             part => {
-                if joined.len() > fixed {
-                    joined.push(b'/');
-                }
-                joined.extend_from_slice(part);
+                joined.put(if joined.len() > fixed { b"/" } else { b"" });
+                joined.put(part);
             }
         }
     }
     if joined.is_empty() {
-        b".".to_vec()
-    } else {
-        joined
+        joined.put(b".");
     }
+    joined
 }

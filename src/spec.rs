@@ -5,11 +5,10 @@
 //! [`SCHEMA`]), keys fold their case, a key that comes twice is read into what is there already, null
 //! leaves or takes away, and text is mended as Go mends it ([`crate::json`]).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
+use crate::decimal::{digit, split_once};
 use crate::json::{Event, Fault, Reader, Text};
 use crate::limits::MOUNTS;
+use crate::sys::arena::List;
 use crate::text;
 use crate::text::Arg::{Number, Raw, Said, Str};
 use crate::text::{Say, Sink, Told};
@@ -23,7 +22,7 @@ pub struct Spec {
     /// `root.readonly`.
     pub root_read_only: bool,
     /// The mounts that get a connection, in order; at most [`MOUNTS`] of them.
-    pub mounts: Vec<Mount>,
+    pub mounts: List<Mount>,
     /// How many there are in all.
     pub mount_count: usize,
     /// `process.apparmorProfile`, which is not applied; empty if it is not there.
@@ -42,7 +41,7 @@ pub struct Mount {
     /// What is mounted there.
     pub source: &'static str,
     /// Its options.
-    pub options: Vec<&'static str>,
+    pub options: &'static [&'static str],
     /// Whether `ro` is one of them.
     pub read_only: bool,
 }
@@ -53,7 +52,7 @@ pub enum Refusal {
     /// Not JSON.
     NotJson(Fault),
     /// A field of the wrong type: what was found, the field's structure, its key, its type in [`SCHEMA`].
-    Mismatch(Told, &'static str, &'static str, &'static str),
+    Mismatch(Told, &'static [u8], &'static [u8], &'static [u8]),
     /// No `process`.
     NoProcess,
     /// No `process.args`.
@@ -85,7 +84,7 @@ impl Say for Refusal {
                 if of.is_empty() {
                     to.put(b"value");
                 } else {
-                    text!("struct field %.%", Str(of), Str(key)).say(to);
+                    text!("struct field %.%", Raw(of), Raw(key)).say(to);
                 }
                 return text!(" of type %", Said(&GoType(kind))).say(to);
             }
@@ -226,25 +225,25 @@ fn below(place: Place, is_key: impl Fn(&str) -> bool) -> Place {
 
 /// A list as Go fills it: reading it again begins at its start, over what its items hold already.
 #[derive(Default)]
-struct List<T> {
-    items: Vec<T>,
+struct Items<T> {
+    all: List<T>,
     len: usize,
 }
 
-impl<T: Default> List<T> {
+impl<T: Default> Items<T> {
     fn next(&mut self) {
-        if self.len == self.items.len() {
-            self.items.push(T::default());
+        if self.len == self.all.len() {
+            self.all.push(T::default());
         }
         self.len += 1;
     }
 
     fn last(&mut self) -> Option<&mut T> {
-        self.items.get_mut(self.len.checked_sub(1)?)
+        self.all.get_mut(self.len.checked_sub(1)?)
     }
 
     fn filled(&self) -> &[T] {
-        self.items.get(..self.len).unwrap_or_default()
+        self.all.get(..self.len).unwrap_or_default()
     }
 }
 
@@ -253,7 +252,7 @@ struct RawMount {
     destination: &'static str,
     kind: &'static str,
     source: &'static str,
-    options: List<&'static str>,
+    options: Items<&'static str>,
 }
 
 /// What was read so far.
@@ -266,7 +265,7 @@ struct Kept {
     has_root: bool,
     root_path: &'static str,
     root_read_only: bool,
-    mounts: List<RawMount>,
+    mounts: Items<RawMount>,
     container_type: Option<&'static str>,
     has_sandbox_id: bool,
     has_seccomp: bool,
@@ -285,10 +284,10 @@ impl Kept {
                 (self.has_root, self.root_path, self.root_read_only) = (false, "", false)
             }
             Place::Args => self.args = 0,
-            Place::Mounts => self.mounts = List::default(),
+            Place::Mounts => self.mounts = Items::default(),
             Place::Options => {
                 if let Some(mount) = self.mounts.last() {
-                    mount.options = List::default();
+                    mount.options = Items::default();
                 }
             }
             Place::Annotations => (self.container_type, self.has_sandbox_id) = (None, false),
@@ -342,12 +341,12 @@ impl Kept {
     /// The list at `place` ends. Go gives an empty one new memory, so what the old items held is gone.
     fn end(&mut self, place: Place) {
         match place {
-            Place::Mounts if self.mounts.len == 0 => self.mounts = List::default(),
+            Place::Mounts if self.mounts.len == 0 => self.mounts = Items::default(),
             Place::Options => {
                 if let Some(mount) = self.mounts.last()
                     && mount.options.len == 0
                 {
-                    mount.options = List::default();
+                    mount.options = Items::default();
                 }
             }
             _ => {}
@@ -375,11 +374,11 @@ impl Kept {
 }
 
 /// A type's name in Go.
-struct GoType(&'static str);
+struct GoType(&'static [u8]);
 
 impl Say for GoType {
     fn say(&self, to: &mut dyn Sink) {
-        let kind = self.0.as_bytes();
+        let kind = self.0;
         let (before, kind) = match kind.split_first() {
             Some((b'*', kind)) => (&b""[..], kind),
             Some((b'[', kind)) => (&b"[]"[..], kind),
@@ -405,22 +404,22 @@ impl Say for GoType {
 #[derive(Clone, Copy)]
 struct Value {
     place: Place,
-    kind: &'static str,
+    kind: &'static [u8],
     /// The structure and the key that it belongs to.
-    of: &'static str,
-    key: &'static str,
+    of: &'static [u8],
+    key: &'static [u8],
 }
 
 /// Anything: a value that is skipped, of an unknown field or of the wrong type.
-const ANY: &str = "a";
+const ANY: &[u8] = b"a";
 
 impl Value {
     /// The whole file.
     const FILE: Self = Self {
         place: Place::File,
-        kind: "Spec",
-        of: "",
-        key: "",
+        kind: b"Spec",
+        of: b"",
+        key: b"",
     };
 
     fn skipped(self) -> Self {
@@ -432,27 +431,36 @@ impl Value {
     }
 
     /// The type without its pointer, by its first letter and what follows.
-    fn plain(&self) -> (u8, &'static str) {
-        let plain = self.kind.strip_prefix('*').unwrap_or(self.kind);
-        let first = plain.bytes().next().unwrap_or_default();
-        (first, plain.get(1..).unwrap_or_default())
+    fn plain(&self) -> (u8, &'static [u8]) {
+        match self.kind {
+            [b'*', letter, rest @ ..] | [letter, rest @ ..] => (*letter, rest),
+            [] => (0, b""),
+        }
+    }
+
+    /// The structure's name.
+    fn structure(&self) -> &'static [u8] {
+        self.kind.strip_prefix(b"*").unwrap_or(self.kind)
     }
 
     /// Whether a number as written is one of its type.
-    fn takes(&self, number: &str) -> bool {
+    fn takes(&self, number: &[u8]) -> bool {
         let (letter, bits) = self.plain();
-        let (negative, digits) = match number.strip_prefix('-') {
-            Some(digits) => (true, digits),
-            None => (false, number),
+        let (negative, digits) = match number {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
         };
-        let Ok(magnitude) = digits.parse::<u64>() else {
+        let value = digits.iter().try_fold(0u64, |value, &byte| {
+            value.checked_mul(10)?.checked_add(digit(byte, 10)?.into())
+        });
+        let Some(magnitude) = value else {
             return false;
         };
         match (letter, bits) {
             (b'i', _) => magnitude < 1 << 63 || negative && magnitude == 1 << 63,
             _ if negative => false,
-            (_, "16") => magnitude < 1 << 16,
-            (b'F', _) | (_, "32") => magnitude < 1 << 32,
+            (_, b"16") => magnitude < 1 << 16,
+            (b'F', _) | (_, b"32") => magnitude < 1 << 32,
             _ => true,
         }
     }
@@ -469,11 +477,11 @@ fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
             }
             Value { place, kind, ..of }
         }
-        (b'A'..=b'Z', _) => match field(of.kind, key) {
+        (b'A'..=b'Z', _) => match field(of.structure(), key) {
             Some((key, kind)) => Value {
-                place: below(of.place, |known| known == key),
+                place: below(of.place, |known| known.as_bytes() == key),
                 kind,
-                of: of.kind.trim_start_matches('*'),
+                of: of.structure(),
                 key,
             },
             None => of.skipped(),
@@ -483,22 +491,25 @@ fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
 }
 
 /// The key of structure `name` that `key` is a spelling of, and its type.
-fn field(name: &str, key: Text<'_>) -> Option<(&'static str, &'static str)> {
-    let mut structures = SCHEMA.split('\n').filter_map(|line| line.split_once(' '));
-    let name = name.trim_start_matches('*');
-    let (_, fields) = structures.find(|(known, _)| *known == name)?;
-    let mut fields = fields.split(' ').filter_map(|field| field.split_once(':'));
+fn field(name: &[u8], key: Text<'_>) -> Option<(&'static [u8], &'static [u8])> {
+    let mut lines = SCHEMA.as_bytes().split(|&byte| byte == b'\n');
+    let fields = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(b" "))?;
+    let mut fields = fields
+        .split(|&byte| byte == b' ')
+        .filter_map(|field| split_once(field, b':'));
     fields.find(|(known, _)| is_same_key(key, known))
 }
 
 /// Whether two keys are the same but for case. Go folds two letters beyond ASCII to ASCII ones.
-fn is_same_key(key: Text<'_>, known: &str) -> bool {
+fn is_same_key(key: Text<'_>, known: &[u8]) -> bool {
     let folded = key.chars().map(|c| match c {
         '\u{212a}' => 'k',
         '\u{17f}' => 's',
         c => c.to_ascii_lowercase(),
     });
-    folded.eq(known.chars().map(|c| c.to_ascii_lowercase()))
+    folded.eq(known
+        .iter()
+        .map(|&byte| char::from(byte.to_ascii_lowercase())))
 }
 
 /// Reads a whole file. Error: it is not JSON, or else the first field of a wrong type, of which Go tells
@@ -507,7 +518,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
     let mut reader = Reader::new(bytes);
     let mut kept = Kept::default();
     let mut mismatch = None;
-    let mut open: Vec<Value> = Vec::new();
+    let mut open: List<Value> = List::new();
     let mut next = Value::FILE;
     while let Some(event) = reader.next().map_err(Refusal::NotJson)? {
         let at = match open.last() {
@@ -533,7 +544,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
                 continue;
             }
             Event::Null => {
-                if at.kind.starts_with(['*', '[', '{']) {
+                if matches!(at.kind, [b'*' | b'[' | b'{', ..]) {
                     kept.forget(at.place);
                 }
                 continue;
@@ -549,7 +560,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
             Event::Bool(_) => b"bool",
             Event::Number(number) => match letter {
                 b'i' | b'u' | b'F' if at.takes(number) => b"",
-                b'i' | b'u' | b'F' if mismatch.is_none() => text!("number %", Str(number)).told(),
+                b'i' | b'u' | b'F' if mismatch.is_none() => text!("number %", Raw(number)).told(),
                 _ => b"number",
             },
         };
@@ -568,7 +579,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
             }
             Event::String(text) if is_right => {
                 if let Some(slot) = kept.slot(at.place) {
-                    *slot = text.chars().collect::<String>().leak();
+                    *slot = text.kept();
                 }
             }
             Event::Bool(value) if at.place == Place::RootReadOnly => kept.root_read_only = value,
@@ -624,13 +635,13 @@ impl Spec {
             destination: mount.destination,
             kind: mount.kind,
             source: mount.source,
-            options: mount.options.filled().to_vec(),
+            options: List::of(mount.options.filled().iter().copied()).leak(),
             read_only: mount.options.filled().contains(&"ro"),
         });
         Ok(Self {
             root_path: kept.root_path,
             root_read_only: kept.root_read_only,
-            mounts: mounts.collect(),
+            mounts: List::of(mounts),
             mount_count: served().count(),
             apparmor: kept.apparmor,
             has_seccomp: kept.has_seccomp,
@@ -644,20 +655,23 @@ fn is_served(mount: &RawMount) -> bool {
     mount.kind == "bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)
 }
 
-const SANDBOX_DEVICES: &str = "fd stdin stdout stderr null zero full random urandom shm pts ptmx";
+const SANDBOX_DEVICES: &[u8] = b"fd stdin stdout stderr null zero full random urandom shm pts ptmx";
 
 fn is_sandbox_device(destination: &str) -> bool {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in destination.split('/') {
+    let mut parts: List<&[u8]> = List::new();
+    for part in destination.as_bytes().split(|&byte| byte == b'/') {
         match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
             part => parts.push(part),
         }
     }
-    match parts.as_slice() {
-        ["dev"] => true,
-        ["dev", device, ..] => SANDBOX_DEVICES.split(' ').any(|known| known == *device),
+    match &*parts {
+        [b"dev"] => true,
+        [b"dev", device, ..] => {
+            let mut devices = SANDBOX_DEVICES.split(|&byte| byte == b' ');
+            devices.any(|known| known == *device)
+        }
         _ => false,
     }
 }
@@ -724,7 +738,7 @@ mod tests {
             ),
             (
                 r#"{"root":7}"#,
-                Refusal::Mismatch(b"number", "Spec", "root", "*Root"),
+                Refusal::Mismatch(b"number", b"Spec", b"root", b"*Root"),
             ),
             (
                 r#"{} x"#,

@@ -1,12 +1,11 @@
 //! Text put together from a template and what stands in it, without core::fmt, whose numbers, padding and
 //! pieces of panics would be a tenth of the program.
 
-use alloc::vec::Vec;
-
 use rustix::io::Errno;
 
 use crate::decimal::digits;
 use crate::errno;
+use crate::sys::arena::List;
 
 /// Where text goes. What does not fit is cut there.
 pub trait Sink {
@@ -14,9 +13,9 @@ pub trait Sink {
     fn put(&mut self, text: &[u8]);
 }
 
-impl Sink for Vec<u8> {
+impl Sink for List<u8> {
     fn put(&mut self, text: &[u8]) {
-        self.extend_from_slice(text);
+        self.extend(text.iter().copied());
     }
 }
 
@@ -122,7 +121,7 @@ impl<'a> Text<'a> {
 
     /// The text, in memory that is never freed: for what start-up has to say.
     pub fn told(self) -> Told {
-        let mut text = Vec::new();
+        let mut text = List::new();
         self.say(&mut text);
         text.leak()
     }
@@ -181,9 +180,9 @@ macro_rules! text {
 
 #[cfg(test)]
 pub(crate) fn said(it: &dyn Say) -> String {
-    let mut text = Vec::new();
+    let mut text = List::new();
     it.say(&mut text);
-    String::from_utf8(text).unwrap()
+    String::from_utf8(text.to_vec()).unwrap()
 }
 
 #[cfg(test)]

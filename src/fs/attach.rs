@@ -1,8 +1,5 @@
 //! Attach points: the directory or file that a connection serves, opened at start.
 
-use alloc::vec::Vec;
-use core::ffi::CStr;
-
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
@@ -11,6 +8,7 @@ use super::attr::{Kind, Meta};
 use super::tree::Node;
 use super::{Fs, NodeId};
 use crate::limits::DEVICES;
+use crate::sys::arena::{List, c_path};
 use crate::sys::fd::TableFd;
 use crate::sys::memory::Region;
 use crate::tables::{Id, NameRef};
@@ -27,7 +25,7 @@ pub struct Attach {
 struct Opened {
     root: OwnedFd,
     /// Of a root that is not a directory: where it lies and what it is called there.
-    holder: Option<(OwnedFd, Vec<u8>)>,
+    holder: Option<(OwnedFd, &'static [u8])>,
 }
 
 impl Attach {
@@ -66,17 +64,15 @@ fn open(path: &[u8]) -> Result<Opened, Errno> {
                 .rposition(|&byte| byte == b'/')
                 .ok_or(Errno::INVAL)?;
             let (dir, name) = path.split_at_checked(slash + 1).ok_or(Errno::INVAL)?;
-            Some((open_path(dir)?, name.to_vec()))
+            let name: &[u8] = List::of(name.iter().copied()).leak();
+            Some((open_path(dir)?, name))
         }
     };
     Ok(Opened { root, holder })
 }
 
 fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut text = Vec::with_capacity(path.len() + 1);
-    text.extend_from_slice(path);
-    text.push(0);
-    let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
+    let text = c_path(path)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..OPENS {
@@ -164,7 +160,7 @@ impl Fs {
         let (parent, name) = match holder {
             None => (Id::NONE, none),
             Some((dir, name)) => {
-                let name = self.names.insert(&name).ok_or(Errno::NOMEM)?;
+                let name = self.names.insert(name).ok_or(Errno::NOMEM)?;
                 let meta = Meta::of(dir.as_fd())?;
                 let fd = TableFd::new(dir);
                 (

@@ -12,12 +12,11 @@ pub mod file;
 pub mod name;
 pub mod tree;
 
-use alloc::vec::Vec;
-
 use self::attach::{Attach, Devices};
 use self::file::{Open, Reopen};
 use self::tree::Node;
 use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
+use crate::sys::arena::List;
 use crate::tables::{Id, Index, Key, Names, Slab};
 
 /// Number of a path node.
@@ -27,7 +26,7 @@ pub type OpenId = Id;
 
 /// All that is known of the host's files.
 pub struct Fs {
-    attaches: Vec<Attach>,
+    attaches: List<Attach>,
     nodes: Slab<Node>,
     index: Index,
     names: Names,
@@ -50,7 +49,7 @@ pub struct Fs {
 impl Fs {
     /// Reserves the tables. `limit`: descriptors that files may take, of those the process may have.
     /// `key`: a secret for the hashes.
-    pub fn new(attaches: Vec<Attach>, limit: u64, reopen: Reopen, key: Key) -> Self {
+    pub fn new(attaches: List<Attach>, limit: u64, reopen: Reopen, key: Key) -> Self {
         // Each node holds a descriptor (but for one just created), so more nodes cannot be.
         let held = attaches.iter().map(Attach::descriptors).sum();
         let capacity = usize::try_from(limit).unwrap_or(NODES).clamp(64, NODES);

@@ -1,8 +1,5 @@
 //! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
 
-use alloc::ffi::CString;
-use alloc::vec::Vec;
-
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
@@ -12,13 +9,14 @@ use crate::cli::{Contract, Options};
 use crate::clock::Civil;
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{adopt, move_up, standard_error};
+use crate::sys::arena::{List, c_path};
 use crate::sys::raw::wall_clock;
 use crate::text;
 use crate::text::Arg::{Of, Padded, Quoted, Signed};
-use crate::text::{Say, Told};
+use crate::text::{Say, Sink, Told};
 
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
-pub type Placed = Vec<(OwnedFd, RawFd)>;
+pub type Placed = List<(OwnedFd, RawFd)>;
 
 /// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
 /// the original says; what was opened before stays.
@@ -123,16 +121,11 @@ fn add(
 
 /// The same pipe or terminal, opened again, so that not to block is a matter of ours alone.
 fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
-    let mut path = b"/proc/self/fd/".to_vec();
-    path.extend_from_slice(crate::decimal::digits(
-        fd.as_raw_fd().unsigned_abs().into(),
-        10,
-        &mut [0; 22],
-    ));
-    let path = CString::new(path).ok()?;
+    let mut path = List::new();
+    text!("/proc/self/fd/%", Signed(fd.as_raw_fd().into())).say(&mut path);
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    move_up(openat(CWD, path.as_c_str(), flags, Mode::empty()).ok()?).ok()
+    move_up(openat(CWD, c_path(&path).ok()?, flags, Mode::empty()).ok()?).ok()
 }
 
 fn cannot(name: &[u8], errno: Errno) -> Told {
@@ -176,14 +169,9 @@ fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, Told> {
 }
 
 fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
-    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    let path = c_path(path)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
-    move_up(openat(
-        CWD,
-        path.as_c_str(),
-        flags,
-        Mode::from_raw_mode(mode),
-    )?)
+    move_up(openat(CWD, path, flags, Mode::from_raw_mode(mode))?)
 }
 
 fn open_debug_log(
@@ -210,26 +198,27 @@ fn open_debug_log(
 }
 
 /// The pattern with its placeholders replaced; one that ends in `/` is a directory.
-fn debug_log_path(pattern: &[u8], now: Civil, suffix: &str) -> Vec<u8> {
-    let mut pattern = pattern.to_vec();
+fn debug_log_path(pattern: &[u8], now: Civil, suffix: &str) -> List<u8> {
+    let mut whole = List::new();
+    whole.put(pattern);
     if pattern.ends_with(b"/") {
-        pattern.extend_from_slice(b"runsc.log.%TIMESTAMP%.%COMMAND%");
-        pattern.extend_from_slice(suffix.as_bytes());
+        whole.put(b"runsc.log.%TIMESTAMP%.%COMMAND%");
+        whole.put(suffix.as_bytes());
     }
-    let mut stamp = Vec::new();
+    let mut stamp = List::new();
     Padded(4, now.year.unsigned_abs()).say(&mut stamp);
     now.stamp("-", "", &mut stamp);
-    let pattern = replaced(&pattern, b"%TIMESTAMP%", &stamp);
+    let pattern = replaced(&whole, b"%TIMESTAMP%", &stamp);
     replaced(&pattern, b"%COMMAND%", b"gofer")
 }
 
-fn replaced(text: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
-    let mut whole = Vec::new();
+fn replaced(text: &[u8], what: &[u8], with: &[u8]) -> List<u8> {
+    let mut whole = List::new();
     let mut rest = text;
     while let [first, behind @ ..] = rest {
         match rest.strip_prefix(what) {
             Some(after) => {
-                whole.extend_from_slice(with);
+                whole.put(with);
                 rest = after;
             }
             None => {
@@ -248,8 +237,8 @@ fn make_parents(path: &[u8]) -> Result<(), Errno> {
         .filter(|&(at, &byte)| byte == b'/' && at > 0)
         .map(|(at, _)| at)
     {
-        let parent = CString::new(path.get(..at).unwrap_or_default()).map_err(|_| Errno::INVAL)?;
-        match mkdirat(CWD, parent.as_c_str(), Mode::from_raw_mode(0o775)) {
+        let parent = c_path(path.get(..at).unwrap_or_default())?;
+        match mkdirat(CWD, parent, Mode::from_raw_mode(0o775)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -263,7 +252,7 @@ mod tests {
 
     fn path(pattern: &str, suffix: &str) -> String {
         let now = Civil::of((1_543_399_200, 5_000), crate::clock::Offset(3_600));
-        String::from_utf8(debug_log_path(pattern.as_bytes(), now, suffix)).unwrap()
+        String::from_utf8(debug_log_path(pattern.as_bytes(), now, suffix).to_vec()).unwrap()
     }
 
     #[test]

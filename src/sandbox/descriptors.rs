@@ -1,6 +1,6 @@
 //! Descriptors: the inherited ones taken over, moved or closed; those that start-up opens.
 
-use alloc::vec::Vec;
+use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, PROC_FD, SPARE_LOG_FD, STDERR_LOG_FD};
+use crate::sys::arena::List;
 use crate::sys::fd::{inherit, place};
 use crate::sys::memory::Region;
 use crate::sys::raw::close_range;
@@ -73,7 +74,7 @@ pub fn standard_error() -> Result<OwnedFd, Errno> {
 
 /// Puts `placed` at their numbers and placeholders at the fixed numbers that are left, and closes every
 /// descriptor but 0 to 2, these, and `kept`. Errors: pipe2(2)'s, dup3(2)'s, close_range(2)'s.
-pub fn settle(placed: Vec<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(), Errno> {
+pub fn settle(mut placed: List<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(), Errno> {
     // What is inherited at the fixed numbers is replaced.
     let fixed = [PROC_FD, LOG_FD, DEBUG_LOG_FD, STDERR_LOG_FD, SPARE_LOG_FD];
     for number in fixed
@@ -82,10 +83,10 @@ pub fn settle(placed: Vec<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(), Er
     {
         place(move_up(placeholder()?)?, number)?;
     }
-    for (fd, number) in placed {
+    while let Some((fd, number)) = placed.pop() {
         place(fd, number)?;
     }
-    let mut numbers: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).collect();
+    let mut numbers = List::of(kept.iter().map(|fd| fd.as_raw_fd()));
     numbers.extend(fixed);
     let mut from = 3;
     // In ascending order, without the two kilobytes that sorting takes.
@@ -137,7 +138,7 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
 }
 
 /// Reads a file whole, into memory of its own. Errors: openat(2)'s, fstat(2)'s, read(2)'s.
-pub fn read_file(path: &core::ffi::CStr) -> Result<Region<u8>, Errno> {
+pub fn read_file(path: &CStr) -> Result<Region<u8>, Errno> {
     let file = openat(
         CWD,
         path,

@@ -9,8 +9,6 @@ pub mod dispatch;
 pub mod fids;
 pub mod handlers;
 
-use alloc::vec::Vec;
-
 use linux_raw_sys::general::pollfd;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
@@ -23,6 +21,7 @@ use crate::limits::{
     FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
 };
 use crate::log::Log;
+use crate::sys::arena::List;
 use crate::sys::raw::ppoll;
 use crate::tables::Key;
 use crate::text;
@@ -41,9 +40,9 @@ enum Place {
 
 /// The server.
 pub struct Server<'a> {
-    places: Vec<Place>,
+    places: List<Place>,
     /// What ppoll(2) reads and writes, place for place.
-    polled: Vec<pollfd>,
+    polled: List<pollfd>,
     common: Common<'a>,
     wakeups: u32,
 }
@@ -71,15 +70,14 @@ impl<'a> Server<'a> {
     /// Reserves the buffers of each socket; the numbers are those of the command line. Socket k serves
     /// attach point k. `key`: a secret for the hashes.
     pub fn new(
-        sockets: Vec<(OwnedFd, RawFd)>,
+        sockets: List<(OwnedFd, RawFd)>,
         fs: Fs,
         key: Key,
         policy: Policy,
         log: &'a Log,
     ) -> Self {
-        let mut places = Vec::with_capacity(sockets.len());
-        let mut polled = Vec::with_capacity(sockets.len());
-        for (id, (socket, name)) in (0u16..).zip(sockets) {
+        let (mut places, mut polled) = (List::new(), List::new());
+        for (id, (socket, name)) in (0u16..).zip(sockets.drain()) {
             polled.push(pollfd {
                 fd: socket.as_raw_fd(),
                 events: 0,
@@ -186,7 +184,7 @@ impl<'a> Server<'a> {
     /// Waits until a peer has something, or looks only; receives and sends what can be.
     fn wait(&mut self, only_look: bool) -> Result<(), Errno> {
         let mut untrimmed = self.common.fids.wants_trim() || self.common.fs.wants_trim();
-        for (polled, place) in self.polled.iter_mut().zip(&self.places) {
+        for (polled, place) in self.polled.iter_mut().zip(self.places.iter()) {
             let Place::Live(connection) = place else {
                 polled.fd = -1;
                 continue;
@@ -248,7 +246,7 @@ impl<'a> Server<'a> {
     fn trim(&mut self) {
         self.common.fids.trim(TRIM_STEP_BYTES);
         self.common.fs.trim(TRIM_STEP_BYTES);
-        for place in &mut self.places {
+        for place in self.places.iter_mut() {
             if let Place::Live(connection) = place {
                 connection.trim();
             }

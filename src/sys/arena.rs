@@ -1,162 +1,212 @@
-//! The heap: a region mapped before the first allocation, handed out from its start.
+//! Memory for what start-up makes: handed out from mapped address space, never given back.
 //!
-//! Only start-up allocates (the spec's JSON, the list of connections). What is freed in the order
-//! it came is used again; the rest is not missed. [`Arena::seal`] ends it before serving.
+//! It lives as long as the process, as does what lies in it: nothing is freed, nothing dropped. Serving
+//! takes none: every push is start-up's.
 #![allow(unsafe_code)]
 
-use core::alloc::{GlobalAlloc, Layout};
-use core::cell::UnsafeCell;
-use core::ptr;
+use core::ffi::CStr;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use core::slice;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rustix::io::Errno;
+
+use crate::limits::HEAP_BYTES;
 use crate::sys::memory::Region;
+use crate::sys::raw::exit;
 
-struct State {
-    /// Start and length of the region blocks come from. The region itself is given up to the arena:
-    /// only blocks refer to its bytes.
-    base: *mut u8,
+/// What is left of the region that memory comes from: its first free address, and the one behind it.
+static FREE: AtomicUsize = AtomicUsize::new(0);
+static END: AtomicUsize = AtomicUsize::new(0);
+/// Held while these two are looked at. The program has one thread; tests have more.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Memory for `size` bytes more at `last`, if that is what was handed out last, or else `whole` bytes
+/// elsewhere, aligned to 16. Without memory the process ends.
+#[inline(never)]
+fn take(last: usize, size: usize, whole: usize) -> NonNull<u8> {
+    while BUSY.swap(true, Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+    let (free, end) = (FREE.load(Ordering::Relaxed), END.load(Ordering::Relaxed));
+    let aligned = free.next_multiple_of(16);
+    let (start, behind) = if last == free && last != 0 && size <= end - free {
+        (free, free + size)
+    } else if aligned < end && whole <= end - aligned {
+        (aligned, aligned + whole)
+    } else {
+        // Address space alone: what is not touched costs nothing.
+        let mut region = Region::<u8>::reserve(HEAP_BYTES.max(whole));
+        let base = region.as_mut_ptr().expose_provenance();
+        if region.len() < whole {
+            exit(128); // mmap(2) has said why; there is no room to tell it
+        }
+        END.store(base + region.len(), Ordering::Relaxed);
+        (base, base + whole)
+    };
+    FREE.store(behind, Ordering::Relaxed);
+    BUSY.store(false, Ordering::Release);
+    NonNull::new(core::ptr::with_exposed_provenance_mut(start)).unwrap_or(NonNull::dangling())
+}
+
+/// A list that start-up fills. What it held before it grew, and what it holds at its end, stays for good.
+pub struct List<T> {
+    items: NonNull<T>,
     len: usize,
-    used: usize,
-    sealed: bool,
+    room: usize,
 }
 
-/// A bump allocator for a process with one thread.
-pub struct Arena(UnsafeCell<State>);
-
-// SAFETY: the program has one thread, before and behind the filter, which allows no clone.
-unsafe impl Sync for Arena {}
-
-impl Arena {
-    /// An arena with no memory yet: every allocation fails.
-    #[allow(clippy::new_without_default)]
+impl<T> List<T> {
+    /// An empty one, without memory yet.
     pub const fn new() -> Self {
-        let state = State {
-            base: ptr::null_mut(),
+        assert!(align_of::<T>() <= 16);
+        Self {
+            items: NonNull::dangling(),
             len: 0,
-            used: 0,
-            sealed: false,
-        };
-        Self(UnsafeCell::new(state))
+            room: 0,
+        }
     }
 
-    #[allow(clippy::mut_from_ref)]
-    fn state(&self) -> &mut State {
-        // SAFETY: one thread, no signal handlers, and no caller in this file keeps the borrow.
-        unsafe { &mut *self.0.get() }
+    /// One with the items of `iter`.
+    pub fn of(iter: impl IntoIterator<Item = T>) -> Self {
+        let mut list = Self::new();
+        list.extend(iter);
+        list
     }
 
-    /// Gives the arena memory for what comes. Blocks in an earlier region stay where they are.
-    pub fn provide(&self, mut region: Region<u8>) {
-        let state = self.state();
-        state.len = region.len();
-        state.base = region.as_mut_ptr(); // mapped for good: a region is never unmapped
-        state.used = 0;
+    /// Adds an item at the end.
+    pub fn push(&mut self, item: T) {
+        if self.len == self.room {
+            self.grow();
+        }
+        // SAFETY: `grow` made room for an item at `len`.
+        let place = unsafe { self.items.add(self.len) };
+        // SAFETY: that room is memory of ours, which nobody else refers to.
+        unsafe { place.write(item) };
+        self.len += 1;
     }
 
-    /// From here on every allocation fails.
-    pub fn seal(&self) {
-        self.state().sealed = true;
+    /// Adds items at the end.
+    pub fn extend(&mut self, iter: impl IntoIterator<Item = T>) {
+        for item in iter {
+            self.push(item);
+        }
     }
 
-    /// Whether it is sealed: serving has begun.
-    pub fn is_sealed(&self) -> bool {
-        self.state().sealed
+    /// Takes the last item out.
+    pub fn pop(&mut self) -> Option<T> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: the list held an item there.
+        let place = unsafe { self.items.add(self.len) };
+        // SAFETY: it was written, and from here on the list no longer counts it.
+        Some(unsafe { place.read() })
     }
 
-    /// Bytes handed out and not reclaimed.
-    pub fn used_bytes(&self) -> usize {
-        self.state().used
+    /// Forgets the items from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The items, for as long as the process lives.
+    pub fn leak(self) -> &'static mut [T] {
+        // SAFETY: as for `deref_mut`; the memory is never handed out again, and the list is gone.
+        unsafe { slice::from_raw_parts_mut(self.items.as_ptr(), self.len) }
+    }
+
+    /// The items one after the other, by value.
+    pub fn drain(self) -> impl Iterator<Item = T>
+    where
+        T: 'static,
+    {
+        // SAFETY: each item is written, is passed once, and no list counts it any more.
+        self.leak()
+            .iter()
+            .map(|item| unsafe { core::ptr::read(item) })
+    }
+
+    fn grow(&mut self) {
+        let (old, room) = (self.room * size_of::<T>(), (self.room * 2).max(8));
+        let whole = room * size_of::<T>();
+        let place = self.items.as_ptr().expose_provenance();
+        let end = if self.room == 0 { 0 } else { place + old };
+        let at: NonNull<T> = take(end, whole - old, whole).cast();
+        if at.as_ptr().addr() != end {
+            // SAFETY: both hold `len` items at least, and memory is handed out once, so they do not overlap.
+            unsafe { at.copy_from_nonoverlapping(self.items, self.len) };
+            self.items = at;
+        }
+        self.room = room;
     }
 }
 
-// SAFETY: blocks lie in one region, do not overlap (`used` only moves back over the last block),
-// and are aligned as asked.
-unsafe impl GlobalAlloc for Arena {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let state = self.state();
-        if state.sealed || layout.align() > crate::limits::PAGE_BYTES {
-            return ptr::null_mut();
-        }
-        let start = state.used.next_multiple_of(layout.align());
-        match start.checked_add(layout.size()) {
-            Some(end) if end <= state.len => {
-                state.used = end;
-                // SAFETY: `start` is at most `len`, which is what is mapped at `base`.
-                unsafe { state.base.add(start) }
-            }
-            _ => ptr::null_mut(),
-        }
-    }
+/// A path for the kernel, in memory that is never freed. Error: `EINVAL` it holds a NUL.
+pub fn c_path(path: &[u8]) -> Result<&'static CStr, Errno> {
+    let bytes = List::of(path.iter().copied().chain([0])).leak();
+    CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::INVAL)
+}
 
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let state = self.state();
-        if let Some(start) = state.start_of_last(block, layout) {
-            state.used = start;
-        }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let state = self.state();
-        if let Some(start) = state.start_of_last(block, layout)
-            && !state.sealed
-        {
-            return match start.checked_add(new_size) {
-                Some(end) if end <= state.len => {
-                    state.used = end;
-                    block
-                }
-                _ => ptr::null_mut(),
-            };
-        }
-        if new_size <= layout.size() {
-            return block;
-        }
-        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
-            return ptr::null_mut();
-        };
-        // SAFETY: `new_size` is not zero, as the caller of realloc promises.
-        let new = unsafe { self.alloc(new_layout) };
-        if !new.is_null() {
-            // SAFETY: both blocks are handed out, do not overlap, and hold at least the old size.
-            unsafe { ptr::copy_nonoverlapping(block, new, layout.size()) };
-        }
-        new
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-impl State {
-    /// Where `block` starts, if it is the last one handed out of this region.
-    fn start_of_last(&self, block: *mut u8, layout: Layout) -> Option<usize> {
-        let start = block
-            .addr()
-            .checked_sub(self.base.addr())
-            .filter(|&start| start <= self.used)?;
-        (start + layout.size() == self.used).then_some(start)
+impl<T> Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the first `len` items are written, and `&self` lends them.
+        unsafe { slice::from_raw_parts(self.items.as_ptr(), self.len) }
     }
 }
+
+impl<T> DerefMut for List<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as for `deref`, and `&mut self` is the only access.
+        unsafe { slice::from_raw_parts_mut(self.items.as_ptr(), self.len) }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for List<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<T: PartialEq> PartialEq for List<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: Eq> Eq for List<T> {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn blocks_freed_in_order_are_used_again_and_a_sealed_arena_gives_none() {
-        let arena = Arena::new();
-        let layout = Layout::from_size_align(24, 8).unwrap();
-        // SAFETY: the layout's size is not zero.
-        assert!(unsafe { arena.alloc(layout) }.is_null());
-        arena.provide(Region::reserve(4096));
-        // SAFETY: as above.
-        let first = unsafe { arena.alloc(layout) };
-        // SAFETY: allocated just above with this layout.
-        let grown = unsafe { arena.realloc(first, layout, 100) };
-        assert_eq!(first, grown);
-        // SAFETY: its layout since it grew.
-        unsafe { arena.dealloc(grown, Layout::from_size_align(100, 8).unwrap()) };
-        assert_eq!(arena.used_bytes(), 0);
-        // SAFETY: as above.
-        assert!(unsafe { arena.alloc(Layout::from_size_align(5000, 1).unwrap()) }.is_null());
-        arena.seal();
-        // SAFETY: as above.
-        assert!(unsafe { arena.alloc(layout) }.is_null());
+    fn lists_grow_side_by_side_and_keep_what_they_hold() {
+        let (mut one, mut other) = (List::new(), List::new());
+        for n in 0..10_000u32 {
+            one.push(n);
+            other.push(u64::from(n) << 32);
+        }
+        assert!(one.iter().copied().eq(0..10_000));
+        assert!(other.iter().copied().eq((0..10_000).map(|n| n << 32)));
+        assert_eq!((one.pop(), one.len()), (Some(9_999), 9_999));
+        one.truncate(2);
+        assert_eq!(
+            (one.leak(), List::<u8>::new().pop()),
+            (&mut [0, 1][..], None)
+        );
+    }
+
+    #[test]
+    fn the_last_list_grows_where_it_is_and_a_large_one_gets_a_region_of_its_own() {
+        let large = List::of((0..HEAP_BYTES).map(|n| n.to_le_bytes()[0]));
+        assert!(large.len() == HEAP_BYTES && large[HEAP_BYTES - 1] == 0xff);
     }
 }

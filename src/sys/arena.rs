@@ -6,6 +6,7 @@
 
 use core::ffi::CStr;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::slice;
@@ -51,21 +52,56 @@ fn take(last: usize, size: usize, whole: usize) -> NonNull<u8> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(start)).unwrap_or(NonNull::dangling())
 }
 
-/// A list that start-up fills. What it held before it grew, and what it holds at its end, stays for good.
-pub struct List<T> {
-    items: NonNull<T>,
+/// Where a list's items are, whatever they are: one copy of what grows them.
+struct Raw {
+    items: NonNull<u8>,
     len: usize,
     room: usize,
+}
+
+impl Raw {
+    /// A place for one item more of `size` bytes, which counts from here on.
+    #[inline(never)]
+    fn place(&mut self, size: usize) -> NonNull<u8> {
+        if self.len == self.room {
+            let (old, whole) = (self.room * size, (self.room * 2).max(8) * size);
+            let end = match self.room {
+                0 => 0,
+                _ => self.items.as_ptr().expose_provenance() + old,
+            };
+            let at = take(end, whole - old, whole);
+            if at.as_ptr().addr() != end {
+                // SAFETY: both hold `old` bytes at least, and memory is handed out once, so they do not overlap.
+                unsafe { at.copy_from_nonoverlapping(self.items, old) };
+                self.items = at;
+            }
+            self.room = (self.room * 2).max(8);
+        }
+        // SAFETY: below `room` items.
+        let place = unsafe { self.items.add(self.len * size) };
+        self.len += 1;
+        place
+    }
+}
+
+/// A list that start-up fills. What it held before it grew, and what it holds at its end, stays for good.
+pub struct List<T> {
+    raw: Raw,
+    of: PhantomData<T>,
 }
 
 impl<T> List<T> {
     /// An empty one, without memory yet.
     pub const fn new() -> Self {
-        assert!(align_of::<T>() <= 16);
-        Self {
-            items: NonNull::dangling(),
+        const { assert!(align_of::<T>() <= 16) };
+        let raw = Raw {
+            items: NonNull::<u128>::dangling().cast(),
             len: 0,
             room: 0,
+        };
+        Self {
+            raw,
+            of: PhantomData,
         }
     }
 
@@ -78,14 +114,9 @@ impl<T> List<T> {
 
     /// Adds an item at the end.
     pub fn push(&mut self, item: T) {
-        if self.len == self.room {
-            self.grow();
-        }
-        // SAFETY: `grow` made room for an item at `len`.
-        let place = unsafe { self.items.add(self.len) };
-        // SAFETY: that room is memory of ours, which nobody else refers to.
+        let place = self.raw.place(size_of::<T>()).cast();
+        // SAFETY: memory of ours with room for a `T`, aligned, which nobody else refers to.
         unsafe { place.write(item) };
-        self.len += 1;
     }
 
     /// Adds items at the end.
@@ -95,24 +126,28 @@ impl<T> List<T> {
         }
     }
 
+    fn items(&self) -> NonNull<T> {
+        self.raw.items.cast()
+    }
+
     /// Takes the last item out.
     pub fn pop(&mut self) -> Option<T> {
-        self.len = self.len.checked_sub(1)?;
+        self.raw.len = self.raw.len.checked_sub(1)?;
         // SAFETY: the list held an item there.
-        let place = unsafe { self.items.add(self.len) };
+        let place = unsafe { self.items().add(self.raw.len) };
         // SAFETY: it was written, and from here on the list no longer counts it.
         Some(unsafe { place.read() })
     }
 
     /// Forgets the items from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.raw.len = self.raw.len.min(len);
     }
 
     /// The items, for as long as the process lives.
     pub fn leak(self) -> &'static mut [T] {
         // SAFETY: as for `deref_mut`; the memory is never handed out again, and the list is gone.
-        unsafe { slice::from_raw_parts_mut(self.items.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.items().as_ptr(), self.raw.len) }
     }
 
     /// The items one after the other, by value.
@@ -124,20 +159,6 @@ impl<T> List<T> {
         self.leak()
             .iter()
             .map(|item| unsafe { core::ptr::read(item) })
-    }
-
-    fn grow(&mut self) {
-        let (old, room) = (self.room * size_of::<T>(), (self.room * 2).max(8));
-        let whole = room * size_of::<T>();
-        let place = self.items.as_ptr().expose_provenance();
-        let end = if self.room == 0 { 0 } else { place + old };
-        let at: NonNull<T> = take(end, whole - old, whole).cast();
-        if at.as_ptr().addr() != end {
-            // SAFETY: both hold `len` items at least, and memory is handed out once, so they do not overlap.
-            unsafe { at.copy_from_nonoverlapping(self.items, self.len) };
-            self.items = at;
-        }
-        self.room = room;
     }
 }
 
@@ -158,14 +179,14 @@ impl<T> Deref for List<T> {
 
     fn deref(&self) -> &[T] {
         // SAFETY: the first `len` items are written, and `&self` lends them.
-        unsafe { slice::from_raw_parts(self.items.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.items().as_ptr(), self.raw.len) }
     }
 }
 
 impl<T> DerefMut for List<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as for `deref`, and `&mut self` is the only access.
-        unsafe { slice::from_raw_parts_mut(self.items.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.items().as_ptr(), self.raw.len) }
     }
 }
 

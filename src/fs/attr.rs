@@ -2,14 +2,15 @@
 
 use core::ffi::CStr;
 
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    chownat, fchmod, fstat, ftruncate, statat, utimensat,
+    chownat, fchmod, fstat, ftruncate, openat, statat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::file::{Reopen, number};
+use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::PROC_FD;
 use crate::p9::attr::{Attr, StatFs};
@@ -147,6 +148,36 @@ impl Fs {
     /// Errors: fstat(2)'s.
     pub fn meta(&self, node: NodeId, open: OpenId) -> Result<Meta, Errno> {
         Meta::of(self.descriptor(node, open)?)
+    }
+
+    /// Attributes of what stands at `name` in the directory `below`, or in the node where that is none, and
+    /// its device's number; without a name those of the node itself. The file found is the next `below`.
+    ///
+    /// Errors: `ENAMETOOLONG`; openat(2)'s; fstat(2)'s; `EREMOTEIO` too many devices.
+    pub fn look(
+        &mut self,
+        node: NodeId,
+        open: OpenId,
+        below: &mut Option<OwnedFd>,
+        name: Option<Name<'_>>,
+    ) -> Result<(Meta, u8), Errno> {
+        let attach = self.node(node)?.attach();
+        if let Some(name) = name {
+            let mut buffer = NameBuffer::new();
+            let name = name.for_host(&mut buffer)?;
+            let dir = match &*below {
+                Some(fd) => fd.as_fd(),
+                None => self.descriptor(node, open)?,
+            };
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            *below = Some(openat(dir, name, flags, Mode::empty())?);
+        }
+        let meta = match &*below {
+            Some(fd) => Meta::of(fd.as_fd())?,
+            None => self.meta(node, open)?,
+        };
+        let device = self.devices.index(attach, meta.device())?;
+        Ok((meta, device))
     }
 
     /// Figures of the file system that a node's file lies on; type and block size cut to 32 bits,

@@ -11,6 +11,7 @@ pub mod entries;
 pub mod file;
 pub mod name;
 pub mod tree;
+pub mod xattr;
 
 use alloc::vec::Vec;
 

@@ -110,6 +110,10 @@ impl Node {
         Kind::from_byte(self.kind)
     }
 
+    pub(super) fn attach(&self) -> u16 {
+        self.attach
+    }
+
     pub(super) fn parent(&self) -> NodeId {
         self.parent
     }

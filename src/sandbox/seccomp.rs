@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::limits::{LOG_FDS, PROC_FD};
+use crate::limits::{LOG_FDS, PROC_FD, XATTR_FLAGS_END};
 use crate::sys::raw::{seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
@@ -159,6 +159,10 @@ table! {
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
+    ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
+    ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";
+    ALWAYS __NR_fsetxattr "fsetxattr" [(4, Below(XATTR_FLAGS_END))] "Tsetxattr, Tclunk behind Txattrcreate; XATTR_CREATE, XATTR_REPLACE";
+    ALWAYS __NR_fremovexattr "fremovexattr" [] "Tremovexattr, Tclunk behind Txattrcreate";
     ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(linux_raw_sys::general::CLOCK_REALTIME))] "the log's times";

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::connection::Link;
 use super::fids::Fids;
 use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
+use super::values::Values;
 use crate::errno::Text;
 use crate::fs::{Fs, OpenId};
 use crate::log::Log;
@@ -18,6 +19,8 @@ pub struct Session<'a> {
     pub link: &'a mut Link,
     /// All fids.
     pub fids: &'a mut Fids,
+    /// Values of extended attributes that fids hold.
+    pub values: &'a mut Values,
     /// All files.
     pub fs: &'a mut Fs,
     /// What the command line says.
@@ -172,6 +175,14 @@ fn handle(
         Tlconnect::KIND => put(out, read(body).and_then(|t| open::lconnect(s, t))),
         Txattrwalk::KIND => put(out, read(body).and_then(|t| xattr::xattrwalk(s, t))),
         Txattrcreate::KIND => put(out, read(body).and_then(|t| xattr::xattrcreate(s, t))),
+        Tgetxattr::KIND => read(body).and_then(|t| xattr::getxattr(s, t, out)),
+        Tlistxattr::KIND => read(body).and_then(|t| xattr::listxattr(s, t, out)),
+        Tsetxattr::KIND => put(out, read(body).and_then(|t| xattr::setxattr(s, t))),
+        Tremovexattr::KIND => put(out, read(body).and_then(|t| xattr::removexattr(s, t))),
+        Tsetattrclunk::KIND => put(out, read(body).and_then(|t| attr::setattrclunk(s, t))),
+        Tmultigetattr::KIND => read(body).and_then(|t| attr::multigetattr(s, t, out)),
+        Tbind::KIND => read(body).and_then(|t| entries::bind(s, t)),
+        Tchannel::KIND => Err(Errno::NOSYS), // clients stay on the socket
         kind if is_reply(kind) => Err(Errno::NOSYS),
         _ => Err(Errno::IO),
     }

@@ -11,7 +11,7 @@ use crate::p9::version::Version;
 use crate::p9::wire::{Fid, Str, Writer};
 use crate::server::dispatch::Session;
 use crate::server::fids::State;
-use crate::server::handlers::walk;
+use crate::server::handlers::{walk, xattr};
 
 /// Tversion -> Rversion. Agrees on message size and version; fids survive.
 ///
@@ -97,9 +97,12 @@ pub fn flush(_: Tflush) -> Result<Rflush, Errno> {
     Ok(Rflush {})
 }
 
-/// Tclunk -> Rclunk. Error: `EBADF` no such fid.
+/// Tclunk -> Rclunk. What was written to a fid of Txattrcreate is set now; the fid is gone in every case.
+///
+/// Errors, in this order: `EBADF` no such fid; then those of [`xattr::commit`].
 pub fn clunk(s: &mut Session<'_>, t: Tclunk) -> Result<Rclunk, Errno> {
     let state = s.fids.remove(s.link.id, t.fid)?;
+    let done = xattr::commit(s, state);
     s.release(state);
-    Ok(Rclunk {})
+    done.map(|()| Rclunk {})
 }

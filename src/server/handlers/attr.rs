@@ -1,13 +1,21 @@
 //! Attributes and what else is asked of a file without opening it (protocol.md 3.8, 3.10).
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::fs::attr::{Change, Kind, Time};
-use crate::limits::LINK_BYTES;
-use crate::p9::attr::{GetMask, SetMask};
-use crate::p9::messages::{Rgetattr, Rsetattr, Rstatfs, Tgetattr, Treadlink, Tsetattr, Tstatfs};
-use crate::p9::wire::{Field, Gid, Uid, Writer};
+use crate::fs::name::Name;
+use crate::fs::tree::qid_path;
+use crate::limits::{LINK_BYTES, WALK_NAMES};
+use crate::p9::attr::{FullStat, GetMask, SetAttr, SetMask};
+use crate::p9::messages::{
+    Rgetattr, Rsetattr, Rsetattrclunk, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr,
+    Tsetattrclunk, Tstatfs,
+};
+use crate::p9::qid::Qid;
+use crate::p9::wire::{Fid, Field, Gid, Uid, Writer};
 use crate::server::dispatch::Session;
+use crate::server::handlers::dir::qid_type;
 
 /// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
 ///
@@ -54,9 +62,21 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
 /// change; `EPERM` the change time among the bits, nothing is done; then those of
 /// [`crate::fs::Fs::change`].
 pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
-    let state = s.get(t.fid)?;
+    change(s, t.fid, t.valid, &t.attr).map(|()| Rsetattr {})
+}
+
+/// Tsetattrclunk -> Rsetattrclunk. As [`setattr`]; then the fid is given up, whatever came of it.
+pub fn setattrclunk(s: &mut Session<'_>, t: Tsetattrclunk) -> Result<Rsetattrclunk, Errno> {
+    let done = change(s, t.fid, t.valid, &t.attr);
+    let state = s.fids.remove(s.link.id, t.fid)?;
+    s.release(state);
+    done.map(|()| Rsetattrclunk {})
+}
+
+fn change(s: &mut Session<'_>, fid: Fid, valid: SetMask, a: &SetAttr) -> Result<(), Errno> {
+    let state = s.get(fid)?;
     s.writable()?;
-    let has = |bit| t.valid.has(bit);
+    let has = |bit| valid.has(bit);
     if has(SetMask::CTIME) {
         return Err(Errno::PERM);
     }
@@ -65,7 +85,6 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
         (true, false) => Time::Now,
         (true, true) => Time::At(sec, nsec),
     };
-    let a = t.attr;
     let change = Change {
         perm: has(SetMask::MODE).then_some(a.perm.0),
         size: has(SetMask::SIZE).then_some(a.size),
@@ -86,6 +105,61 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
             if has(SetMask::GID) { a.gid } else { Gid::NONE },
         ),
     };
-    s.fs.change(state.node(), state.open(), &change)?;
-    Ok(Rsetattr {})
+    s.fs.change(state.node(), state.open(), &change)
+}
+
+/// Tmultigetattr -> Rmultigetattr. Attributes of a chain of names, each below the one before it, up to the
+/// first that is missing or no directory; a first name that is empty is the fid's file itself. No fid is made,
+/// and nothing is opened but paths.
+///
+/// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
+/// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
+/// Source: protocol.md 3.15.
+pub fn multigetattr(
+    s: &mut Session<'_>,
+    t: Tmultigetattr<'_>,
+    out: &mut Writer<'_>,
+) -> Result<(), Errno> {
+    let own = t.names.iter().next().is_some_and(|name| name.0.is_empty());
+    let names = || t.names.iter().map(|name| name.0).skip(usize::from(own));
+    for name in names() {
+        Name::new(name)?;
+    }
+    let state = s.get(t.fid)?;
+    let count_at = out.len();
+    0u16.write(out);
+    if t.names.len() > WALK_NAMES {
+        return Err(Errno::TOOBIG);
+    }
+    if out.room().len() < t.names.len() * <FullStat as Field>::LEAST {
+        return Err(Errno::MSGSIZE);
+    }
+    s.cost += 3 * t.names.len();
+    let (node, open) = (state.node(), state.open());
+    let mut below = None;
+    let mut count = 0u16;
+    for name in own.then_some(None).into_iter().chain(names().map(Some)) {
+        let name = name.map(Name::new).transpose()?;
+        let (meta, device) = match s.fs.look(node, open, &mut below, name) {
+            Err(Errno::NOENT) if name.is_some() => break,
+            looked => looked?,
+        };
+        let kind = meta.file_type();
+        FullStat {
+            qid: Qid {
+                kind: qid_type(kind),
+                version: 0,
+                path: qid_path(device, meta.inode()),
+            },
+            valid: GetMask::GIVEN,
+            attr: meta.attr(),
+        }
+        .write(out);
+        count += 1;
+        if name.is_some() && kind != FileType::Directory {
+            break;
+        }
+    }
+    out.patch(count_at, &count.to_le_bytes());
+    Ok(())
 }

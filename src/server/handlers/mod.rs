@@ -20,6 +20,7 @@ use crate::p9::wire::Fid;
 impl Session<'_> {
     /// Gives up what a fid stood for.
     fn release(&mut self, state: State) {
+        self.values.release(state.value());
         self.fs.release_open(state.open());
         self.fs.release(state.node());
     }

@@ -18,6 +18,7 @@ use gofer::clock::{self, Offset};
 use gofer::errno::{Quoted, Text, told};
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
+use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
 use gofer::log::open::Placed;
@@ -253,11 +254,12 @@ fn serve_logged(
     if let Some(kept) = kept {
         caps::drop_chroot(kept).map_err(step("Unable to apply caps: capset"))?;
     }
-    let attaches = open_attach_points(&spec, &root_path, &sockets, log)?;
+    let special = special(options);
+    let attaches = open_attach_points(&spec, &root_path, &sockets, special, log)?;
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
-    let fs = Fs::new(attaches, files, reopen, key);
+    let fs = Fs::new(attaches, files, reopen, special, key);
     let policy = Policy {
         panic_on_write: options.flag("panic-on-write"),
     };
@@ -265,7 +267,7 @@ fn serve_logged(
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
-    install_filter(reopen, log)?;
+    install_filter(reopen, special.sockets, log)?;
     entry::ARENA.seal();
     match server.serve() {
         Ok(()) => log.info(format_args!("All 9P servers exited.")),
@@ -276,6 +278,15 @@ fn serve_logged(
         }
     }
     Ok(())
+}
+
+/// What `--host-uds` and `--host-fifo` allow; sockets are never made.
+fn special(options: &Options<'_>) -> Special {
+    Special {
+        sockets: matches!(options.text("host-uds"), b"open" | b"all")
+            || options.flag("fsgofer-host-uds"),
+        fifos: options.text("host-fifo") == b"open",
+    }
 }
 
 fn adopt_sockets(options: &Options<'_>) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
@@ -403,12 +414,13 @@ fn open_attach_points(
     spec: &Spec,
     root_path: &[u8],
     sockets: &[(OwnedFd, RawFd)],
+    special: Special,
     log: &Log,
 ) -> Result<Vec<Attach>, Fatal> {
     let mut attaches = Vec::with_capacity(sockets.len());
     let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
     if let Some(number) = numbers.next() {
-        let root = Attach::open(b"/", spec.root_read_only);
+        let root = Attach::open(b"/", spec.root_read_only, special);
         let (name, read_only) = (Quoted(root_path), spec.root_read_only);
         log.info(format_args!(
             "Serving \"/\" mapped to \"{name}\" on FD {number} (ro: {read_only})"
@@ -425,7 +437,7 @@ fn open_attach_points(
                 "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
             )))
         })?;
-        let attach = Attach::open(destination.as_bytes(), mount.read_only);
+        let attach = Attach::open(destination.as_bytes(), mount.read_only, special);
         log.info(format_args!(
             "Serving \"{destination}\" mapped on FD {number} (ro: {})",
             mount.read_only
@@ -452,8 +464,12 @@ fn warn_of(attach: &Attach, path: &str, log: &Log) {
     }
 }
 
-fn install_filter(reopen: Reopen, log: &Log) -> Result<(), Fatal> {
+fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal> {
     let modes = match reopen {
+        Reopen::ProcFd if sockets => {
+            root::work_in_proc_fd().map_err(step("entering the clone of /proc/self/fd"))?;
+            Modes::BY_PROC_FD.and(Modes::HOST_UDS)
+        }
         Reopen::ProcFd => Modes::BY_PROC_FD,
         Reopen::Parent => Modes::BY_PARENT,
     };

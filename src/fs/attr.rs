@@ -27,6 +27,10 @@ pub enum Kind {
     Directory,
     /// A symlink itself; it is never followed.
     Symlink,
+    /// A socket, with `--host-uds`.
+    Socket,
+    /// A FIFO, with `--host-fifo`.
+    Fifo,
 }
 
 impl Kind {
@@ -36,6 +40,8 @@ impl Kind {
             Self::Regular => 1,
             Self::Directory => 2,
             Self::Symlink => 3,
+            Self::Socket => 4,
+            Self::Fifo => 5,
         }
     }
 
@@ -43,6 +49,8 @@ impl Kind {
         match byte {
             2 => Self::Directory,
             3 => Self::Symlink,
+            4 => Self::Socket,
+            5 => Self::Fifo,
             _ => Self::Regular,
         }
     }
@@ -53,6 +61,27 @@ impl Kind {
             Self::Regular => QidType::REGULAR,
             Self::Directory => QidType::DIRECTORY,
             Self::Symlink => QidType::SYMLINK,
+            Self::Socket | Self::Fifo => QidType::APPEND,
+        }
+    }
+}
+
+/// Kinds that are served only if the command line says so.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Special {
+    /// Sockets may be walked and connected to.
+    pub sockets: bool,
+    /// FIFOs may be walked to and opened.
+    pub fifos: bool,
+}
+
+impl Special {
+    /// The kind of a file, if it is served. Error: `EPERM` devices, and what is not said to be.
+    pub(super) fn kind(self, meta: &Meta) -> Result<Kind, Errno> {
+        match meta.kind()? {
+            Kind::Socket if !self.sockets => Err(Errno::PERM),
+            Kind::Fifo if !self.fifos => Err(Errno::PERM),
+            kind => Ok(kind),
         }
     }
 }
@@ -81,12 +110,14 @@ impl Meta {
         widen(self.0.st_nlink)
     }
 
-    /// The kind, if it is one that is served. Error: `EPERM` sockets, FIFOs and devices.
+    /// The kind, if it is one that may be served. Error: `EPERM` devices.
     pub fn kind(&self) -> Result<Kind, Errno> {
         match self.file_type() {
             FileType::RegularFile => Ok(Kind::Regular),
             FileType::Directory => Ok(Kind::Directory),
             FileType::Symlink => Ok(Kind::Symlink),
+            FileType::Socket => Ok(Kind::Socket),
+            FileType::Fifo => Ok(Kind::Fifo),
             _ => Err(Errno::PERM),
         }
     }
@@ -249,8 +280,8 @@ impl Fs {
     /// is tried even if one before it failed; the last failure is told. Only the length takes a
     /// descriptor for writing: `open`'s if it has one, or a new one.
     ///
-    /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` a directory or 2^63 and
-    /// more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
+    /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` neither a regular file nor
+    /// a symlink, or 2^63 and more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
     pub fn change(&mut self, node: NodeId, open: OpenId, change: &Change) -> Result<(), Errno> {
         let mut last = Ok(());
         let mut note = |done: Result<(), Errno>| {
@@ -300,7 +331,7 @@ impl Fs {
 
     fn set_size(&self, node: NodeId, open: OpenId, size: u64) -> Result<(), Errno> {
         match self.kind(node)? {
-            Kind::Directory => return Err(Errno::INVAL),
+            Kind::Directory | Kind::Socket | Kind::Fifo => return Err(Errno::INVAL),
             Kind::Symlink => return Err(Errno::BADF),
             Kind::Regular => {}
         }

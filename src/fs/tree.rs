@@ -303,7 +303,7 @@ impl Fs {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(self.directory(parent)?, host_name, flags, Mode::empty())?;
         let meta = Meta::of(rustix::fd::AsFd::as_fd(&fd))?;
-        meta.kind()?;
+        self.special.kind(&meta)?;
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()

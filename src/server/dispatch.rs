@@ -172,7 +172,7 @@ fn handle(
         Trenameat::KIND => put(out, read(body).and_then(|t| entries::renameat(s, t))),
         Tunlinkat::KIND => put(out, read(body).and_then(|t| entries::unlinkat(s, t))),
         Tremove::KIND => put(out, read(body).and_then(|t| entries::remove(s, t))),
-        Tlconnect::KIND => put(out, read(body).and_then(|t| open::lconnect(s, t))),
+        Tlconnect::KIND => donate(out, donated, read(body).and_then(|t| open::lconnect(s, t))),
         Txattrwalk::KIND => put(out, read(body).and_then(|t| xattr::xattrwalk(s, t))),
         Txattrcreate::KIND => put(out, read(body).and_then(|t| xattr::xattrcreate(s, t))),
         Tgetxattr::KIND => read(body).and_then(|t| xattr::getxattr(s, t, out)),

@@ -143,6 +143,7 @@ impl Meta {
     }
 
     /// As the wire has it: the mode whole, birth time, generation and data version not given.
+    #[inline(never)] // 1 kB
     pub fn attr(&self) -> Attr {
         let s = &self.0;
         // The wire's times are unsigned; one before 1970 wraps, as the original's does.
@@ -193,19 +194,18 @@ impl Fs {
         name: Option<Name<'_>>,
     ) -> Result<(Meta, u8), Errno> {
         let attach = self.node(node)?.attach();
-        if let Some(name) = name {
+        let meta = if let Some(name) = name {
             let mut buffer = NameBuffer::new();
             let name = name.for_host(&mut buffer)?;
             let dir = match &*below {
                 Some(fd) => fd.as_fd(),
                 None => self.descriptor(node, open)?,
             };
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            *below = Some(openat(dir, name, flags, Mode::empty())?);
-        }
-        let meta = match &*below {
-            Some(fd) => Meta::of(fd.as_fd())?,
-            None => self.meta(node, open)?,
+            let (fd, meta) = hold(dir, name)?;
+            *below = Some(fd);
+            meta
+        } else {
+            self.meta(node, open)?
         };
         let device = self.devices.index(attach, meta.device())?;
         Ok((meta, device))
@@ -228,6 +228,17 @@ impl Fs {
             namelen: s.f_namelen as u32,
         })
     }
+}
+
+/// Opens the path `name` in a directory, nothing else, without following: its descriptor and attributes.
+///
+/// Errors: openat(2)'s, fstat(2)'s.
+#[inline(never)] // used by walks and makers
+pub(super) fn hold(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Meta), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(dir, name, flags, Mode::empty())?;
+    let meta = Meta::of(fd.as_fd())?;
+    Ok((fd, meta))
 }
 
 /// What a Tsetattr changes.

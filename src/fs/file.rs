@@ -5,7 +5,7 @@ use core::ffi::CStr;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::attr::{Kind, Meta, chown};
 use super::name::{Name, NameBuffer};
@@ -13,6 +13,7 @@ use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::{TableFd, fixed};
+use crate::sys::raw::connect_to_name;
 use crate::tables::Id;
 
 /// How a file that is held by an `O_PATH` descriptor is opened again, without any path.
@@ -115,7 +116,7 @@ impl Fs {
         let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
         let mut buffer = [0; 11];
         let name = number(self.descriptor(node, Id::NONE)?, &mut buffer);
-        connect(&socket, &SocketAddrUnix::new(name)?)?;
+        connect_to_name(socket.as_fd(), name)?;
         self.keep_open(socket, Access(OFlags::RDWR.bits()))
     }
 

@@ -2,6 +2,7 @@
 //! piece until Tclunk.
 
 use core::ffi::CStr;
+use core::ops::Range;
 
 use rustix::io::Errno;
 
@@ -36,18 +37,25 @@ crate::zeroed_record! {
         /// Of a value being written, with a NUL behind.
         name: [u8; NAME_BYTES + 1],
         /// Bytes of the whole value.
-        size: u32,
+        size: u64,
         /// Of a value being written, bytes that are there.
-        done: u32,
+        done: u64,
         /// Of a value being written, setxattr(2)'s.
         flags: u32,
-        state: u32,
+        state: u16,
+        name_len: u16,
     }
 }
 
-const FREE: u32 = 0;
-const READ: u32 = 1;
-const WRITTEN: u32 = 2;
+const FREE: u16 = 0;
+const READ: u16 = 1;
+const WRITTEN: u16 = 2;
+
+/// A range of bytes, all of which lie in memory.
+fn range(start: u64, end: u64) -> Range<usize> {
+    let address = |at| usize::try_from(at).unwrap_or(usize::MAX);
+    address(start)..address(end)
+}
 
 /// The table.
 pub struct Values {
@@ -107,23 +115,24 @@ impl Values {
     /// The value has `size` bytes, which its room has by now.
     pub fn is_read(&mut self, id: ValueId, size: usize) {
         if let Some(slot) = self.slots.get_mut(id.slot()) {
-            slot.size = u32::try_from(size).unwrap_or(0);
+            slot.size = size as u64;
         }
     }
 
     /// The value is to be written: `size` bytes, for `name`.
-    pub fn will_be_written(&mut self, id: ValueId, name: UserName<'_>, size: u32, flags: u32) {
+    pub fn will_be_written(&mut self, id: ValueId, name: UserName<'_>, size: u64, flags: u32) {
         if let Some(slot) = self.slots.get_mut(id.slot()) {
             let name = name.text().to_bytes_with_nul();
             if let Some(place) = slot.name.get_mut(..name.len()) {
                 place.copy_from_slice(name);
             }
+            slot.name_len = u16::try_from(name.len()).unwrap_or(0);
             (slot.size, slot.flags) = (size, flags);
             (slot.done, slot.state) = (0, WRITTEN);
         }
     }
 
-    fn slot(&mut self, id: ValueId, state: u32) -> Result<&mut Slot, Errno> {
+    fn slot(&mut self, id: ValueId, state: u16) -> Result<&mut Slot, Errno> {
         self.slots
             .get_mut(id.slot())
             .filter(|slot| slot.state == state)
@@ -132,12 +141,12 @@ impl Values {
 
     /// Copies bytes from `offset` on; how many. Error: `EPERM` it is being written.
     pub fn read(&mut self, id: ValueId, offset: u64, to: &mut [u8]) -> Result<usize, Errno> {
-        let size = self.slot(id, READ)?.size as usize;
-        let from = usize::try_from(offset).unwrap_or(size).min(size);
-        let rest = self.room(id).get(from..size).unwrap_or_default();
+        let size = self.slot(id, READ)?.size;
+        let rest = self.room(id).get(range(offset.min(size), size));
+        let rest = rest.unwrap_or_default();
         let count = rest.len().min(to.len());
-        for (to, from) in to.iter_mut().zip(rest) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (to.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
         }
         Ok(count)
     }
@@ -146,16 +155,16 @@ impl Values {
     /// elsewhere; `ENOSPC` more than was announced.
     pub fn write(&mut self, id: ValueId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let slot = self.slot(id, WRITTEN)?;
-        let start = slot.done as usize;
-        if offset != start as u64 {
+        let start = slot.done;
+        if offset != start {
             return Err(Errno::INVAL);
         }
-        let end = start + data.len();
-        if end > slot.size as usize {
+        let end = start + data.len() as u64;
+        if end > slot.size {
             return Err(Errno::NOSPC);
         }
-        slot.done = u32::try_from(end).unwrap_or(0);
-        if let Some(place) = self.room(id).get_mut(start..end) {
+        slot.done = end;
+        if let Some(place) = self.room(id).get_mut(range(start, end)) {
             place.copy_from_slice(data);
         }
         Ok(data.len())
@@ -174,10 +183,12 @@ impl Values {
         if slot.done != slot.size {
             return Err(Errno::INVAL);
         }
-        let start = id.slot() * XATTR_BYTES;
-        let bytes = self.bytes.get(start..start + slot.size as usize);
+        let start = (id.slot() * XATTR_BYTES) as u64;
+        let bytes = self.bytes.get(range(start, start + slot.size));
+        let name = slot.name.get(..usize::from(slot.name_len));
+        let name = name.unwrap_or_default();
         Ok(Some(Whole {
-            name: CStr::from_bytes_until_nul(&slot.name).map_err(|_| Errno::INVAL)?,
+            name: CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?,
             bytes: bytes.unwrap_or_default(),
             flags: slot.flags,
         }))

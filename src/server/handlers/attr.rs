@@ -7,13 +7,12 @@ use crate::fs::attr::{Change, Kind, Time};
 use crate::fs::name::Name;
 use crate::fs::tree::qid_path;
 use crate::limits::{LINK_BYTES, WALK_NAMES};
-use crate::p9::attr::{FullStat, GetMask, SetAttr, SetMask};
+use crate::p9::attr::{FullStat, GetMask, SetMask};
 use crate::p9::messages::{
-    Rgetattr, Rsetattr, Rsetattrclunk, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr,
-    Tsetattrclunk, Tstatfs,
+    Rgetattr, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr, Tstatfs,
 };
 use crate::p9::qid::Qid;
-use crate::p9::wire::{Fid, Field, Gid, Uid, Writer};
+use crate::p9::wire::{Field, Gid, Uid, Writer};
 use crate::server::dispatch::Session;
 use crate::server::handlers::dir::qid_type;
 
@@ -61,25 +60,15 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
 /// Errors, in this order: `EBADF` no such fid; `EROFS` a read-only attach point, even with nothing to
 /// change; `EPERM` the change time among the bits, nothing is done; then those of
 /// [`crate::fs::Fs::change`].
-pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
-    change(s, t.fid, t.valid, &t.attr).map(|()| Rsetattr {})
-}
-
-/// Tsetattrclunk -> Rsetattrclunk. As [`setattr`]; then the fid is given up, whatever came of it.
-pub fn setattrclunk(s: &mut Session<'_>, t: Tsetattrclunk) -> Result<Rsetattrclunk, Errno> {
-    let done = change(s, t.fid, t.valid, &t.attr);
-    let state = s.fids.remove(s.link.id, t.fid)?;
-    s.release(state);
-    done.map(|()| Rsetattrclunk {})
-}
-
-fn change(s: &mut Session<'_>, fid: Fid, valid: SetMask, a: &SetAttr) -> Result<(), Errno> {
-    let state = s.get(fid)?;
+#[inline(never)]
+pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
+    let state = s.get(t.fid)?;
     s.writable()?;
-    let has = |bit| valid.has(bit);
+    let has = |bit| t.valid.has(bit);
     if has(SetMask::CTIME) {
         return Err(Errno::PERM);
     }
+    let a = t.attr;
     let time = |set, given, sec, nsec| match (has(set), has(given)) {
         (false, _) => Time::Keep,
         (true, false) => Time::Now,
@@ -115,15 +104,14 @@ fn change(s: &mut Session<'_>, fid: Fid, valid: SetMask, a: &SetAttr) -> Result<
 /// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
 /// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
 /// Source: protocol.md 3.15.
+#[inline(never)]
 pub fn multigetattr(
     s: &mut Session<'_>,
     t: Tmultigetattr<'_>,
     out: &mut Writer<'_>,
 ) -> Result<(), Errno> {
-    let own = t.names.iter().next().is_some_and(|name| name.0.is_empty());
-    let names = || t.names.iter().map(|name| name.0).skip(usize::from(own));
-    for name in names() {
-        Name::new(name)?;
+    for (at, name) in t.names.iter().enumerate() {
+        below_or_own(at, name.0)?;
     }
     let state = s.get(t.fid)?;
     let count_at = out.len();
@@ -138,23 +126,22 @@ pub fn multigetattr(
     let (node, open) = (state.node(), state.open());
     let mut below = None;
     let mut count = 0u16;
-    for name in own.then_some(None).into_iter().chain(names().map(Some)) {
-        let name = name.map(Name::new).transpose()?;
+    for (at, name) in t.names.iter().enumerate() {
+        let name = below_or_own(at, name.0)?;
         let (meta, device) = match s.fs.look(node, open, &mut below, name) {
             Err(Errno::NOENT) if name.is_some() => break,
             looked => looked?,
         };
         let kind = meta.file_type();
-        FullStat {
-            qid: Qid {
-                kind: qid_type(kind),
-                version: 0,
-                path: qid_path(device, meta.inode()),
-            },
-            valid: GetMask::GIVEN,
-            attr: meta.attr(),
+        // A FullStat, piece by piece.
+        Qid {
+            kind: qid_type(kind),
+            version: 0,
+            path: qid_path(device, meta.inode()),
         }
         .write(out);
+        GetMask::GIVEN.write(out);
+        meta.attr().write(out);
         count += 1;
         if name.is_some() && kind != FileType::Directory {
             break;
@@ -162,4 +149,12 @@ pub fn multigetattr(
     }
     out.patch(count_at, &count.to_le_bytes());
     Ok(())
+}
+
+/// A name of Tmultigetattr; none stands for the fid's own file. Error: `EINVAL` it is none.
+fn below_or_own(at: usize, name: &[u8]) -> Result<Option<Name<'_>>, Errno> {
+    if at == 0 && name.is_empty() {
+        return Ok(None);
+    }
+    Name::new(name).map(Some)
 }

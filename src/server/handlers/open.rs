@@ -4,12 +4,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
+use crate::fs::OpenId;
 use crate::fs::attr::Kind;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
-use crate::p9::messages::{
-    Rlconnect, Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate,
-};
+use crate::p9::messages::{Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
 use crate::server::dispatch::{Donating, Session};
@@ -104,11 +103,12 @@ fn create(
 }
 
 /// Tlconnect -> Rlconnect. A socket connected to the host's socket that was walked to; it is donated, and
-/// not the fid's.
+/// not the fid's: the reference is the reply's.
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a socket; `ENXIO` a type other than
 /// stream, datagram and seqpacket; then those of [`crate::fs::Fs::connect`].
-pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<Donating<Rlconnect>, Errno> {
+#[inline(never)]
+pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<OpenId, Errno> {
     let node = s.get(t.fid)?.node();
     if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Socket {
         return Err(Errno::INVAL);
@@ -119,9 +119,5 @@ pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<Donating<Rlconnect>
         2 => SocketType::SEQPACKET,
         _ => return Err(Errno::NXIO),
     };
-    let socket = s.fs.connect(node, kind)?;
-    Ok(Donating {
-        reply: Rlconnect {},
-        donated: Some(socket),
-    })
+    s.fs.connect(node, kind)
 }

@@ -8,8 +8,7 @@ use crate::fs::name::NameBuffer;
 use crate::fs::xattr::UserName;
 use crate::limits::XATTR_BYTES;
 use crate::p9::messages::{
-    Rremovexattr, Rsetxattr, Rxattrcreate, Rxattrwalk, Tgetxattr, Tlistxattr, Tremovexattr,
-    Tsetxattr, Txattrcreate, Txattrwalk,
+    Rxattrwalk, Tgetxattr, Tlistxattr, Tremovexattr, Tsetxattr, Txattrcreate, Txattrwalk,
 };
 use crate::p9::wire::{Fid, Field, Str, Writer};
 use crate::server::dispatch::Session;
@@ -28,6 +27,7 @@ fn file(s: &mut Session<'_>, fid: Fid) -> Result<State, Errno> {
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted; those of [`UserName::new`];
 /// `ERANGE` longer than size; `EMSGSIZE` the reply has no room; then those of [`crate::fs::Fs::get_xattr`].
+#[inline(never)]
 pub fn getxattr(s: &mut Session<'_>, t: Tgetxattr<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = file(s, t.fid)?;
     let mut buffer = NameBuffer::new();
@@ -55,6 +55,7 @@ pub fn getxattr(s: &mut Session<'_>, t: Tgetxattr<'_>, out: &mut Writer<'_>) -> 
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted; `ENOMEM` no room to sort the names; those
 /// of [`crate::fs::Fs::list_xattrs`]; `ERANGE` longer than size; `EMSGSIZE` the reply has no room.
+#[inline(never)]
 pub fn listxattr(s: &mut Session<'_>, t: Tlistxattr, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = file(s, t.fid)?;
     let value = s.values.take()?;
@@ -84,13 +85,13 @@ pub fn listxattr(s: &mut Session<'_>, t: Tlistxattr, out: &mut Writer<'_>) -> Re
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted; `EROFS` a read-only attach point; those of
 /// [`UserName::new`]; then those of [`crate::fs::Fs::set_xattr`].
-pub fn setxattr(s: &mut Session<'_>, t: Tsetxattr<'_>) -> Result<Rsetxattr, Errno> {
-    change(s, t.fid, t.name, Some((t.value.0, t.flags))).map(|()| Rsetxattr {})
+pub fn setxattr(s: &mut Session<'_>, t: Tsetxattr<'_>) -> Result<(), Errno> {
+    change(s, t.fid, t.name, Some((t.value.0, t.flags)))
 }
 
 /// Tremovexattr -> Rremovexattr. Errors: as those of [`setxattr`].
-pub fn removexattr(s: &mut Session<'_>, t: Tremovexattr<'_>) -> Result<Rremovexattr, Errno> {
-    change(s, t.fid, t.name, None).map(|()| Rremovexattr {})
+pub fn removexattr(s: &mut Session<'_>, t: Tremovexattr<'_>) -> Result<(), Errno> {
+    change(s, t.fid, t.name, None)
 }
 
 fn change(
@@ -112,6 +113,7 @@ fn change(
 /// Errors, in this order: `EBADF` no such fid; `ENODATA` a name that is not served, which is what Linux takes
 /// for "none there"; `ENOMEM` no room for newfid, or too many values are held; then those of
 /// [`crate::fs::Fs::get_xattr`] or [`crate::fs::Fs::list_xattrs`].
+#[inline(never)]
 pub fn xattrwalk(s: &mut Session<'_>, t: Txattrwalk<'_>) -> Result<Rxattrwalk, Errno> {
     let state = s.get(t.fid)?;
     let mut buffer = NameBuffer::new();
@@ -140,26 +142,27 @@ pub fn xattrwalk(s: &mut Session<'_>, t: Txattrwalk<'_>) -> Result<Rxattrwalk, E
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` open, or holding a value; `EROFS` a read-only attach
 /// point; those of [`UserName::new`]; `E2BIG` above [`XATTR_BYTES`]; `ENOMEM` too many values are held.
-pub fn xattrcreate(s: &mut Session<'_>, t: Txattrcreate<'_>) -> Result<Rxattrcreate, Errno> {
+#[inline(never)]
+pub fn xattrcreate(s: &mut Session<'_>, t: Txattrcreate<'_>) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
     state.not_opened(Errno::INVAL)?;
     s.writable()?;
     let mut buffer = NameBuffer::new();
     let name = UserName::new(t.name.0, &mut buffer)?;
-    let size = u32::try_from(t.size).map_err(|_| Errno::TOOBIG)?;
-    if size as usize > XATTR_BYTES {
+    if t.size > XATTR_BYTES as u64 {
         return Err(Errno::TOOBIG);
     }
     let value = s.values.take()?;
-    s.values.will_be_written(value, name, size, t.flags);
+    s.values.will_be_written(value, name, t.size, t.flags);
     // The fid's reference to the node passes from its old state to the new one.
     let node = state.node();
     s.fids.set(s.link.id, t.fid, State::Value { node, value });
-    Ok(Rxattrcreate {})
+    Ok(())
 }
 
 /// Sets the value that a fid's Tclunk completes. Errors, in this order: `EINVAL` fewer bytes than announced,
 /// nothing is set; then those of [`crate::fs::Fs::set_xattr`].
+#[inline(never)]
 pub fn commit(s: &mut Session<'_>, state: State) -> Result<(), Errno> {
     let Some(whole) = s.values.whole(state.value())? else {
         return Ok(());

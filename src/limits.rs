@@ -137,7 +137,7 @@ const _: () = {
     assert!(OUTPUT_BYTES >= FRAME_BYTES + SMALL_REPLY_BYTES);
     assert!(LARGE_REPLY_BYTES >= 9 + 153 * WALK_NAMES && LARGE_REPLY_BYTES <= OUTPUT_BYTES);
     assert!(LARGE_REPLY_BYTES >= 9 + XATTR_BYTES + XATTR_BYTES / 7); // a name of 6 bytes takes one more on the wire
-    assert!(XATTRS < u16::MAX as usize && XATTR_BYTES % PAGE_BYTES == 0);
+    assert!(XATTRS < u16::MAX as usize && XATTR_BYTES.is_multiple_of(PAGE_BYTES));
     assert!(INPUT_BYTES > FRAME_BYTES);
     assert!(CONNECTIONS <= u16::MAX as usize);
     assert!(FIDS < u32::MAX as usize);

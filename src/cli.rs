@@ -172,6 +172,8 @@ const GLOBAL_HELP: &str = "
   --debug-log-fd N     log to this descriptor too (with --spec-fd only)
   --debug-log-format F text, json or json-k8s (default text)
   --alsologtostderr    log to standard error too (default false; with --spec-fd only)
+  --host-uds WORD      open or all: serve the host's sockets (default none)
+  --host-fifo WORD     open: serve the host's FIFOs (default none)
 ";
 
 /// Reads the words behind the program's name.

@@ -17,6 +17,21 @@ pub const OUTPUT_BYTES: usize = FRAME_BYTES + (64 << 10);
 /// Rreadlink of [`LINK_BYTES`] fit.
 pub const SMALL_REPLY_BYTES: usize = 8 << 10;
 
+/// Room kept for a reply that may carry a whole extended attribute, all their names or the attributes of
+/// [`WALK_NAMES`] files, bytes; the agreed message size may allow less.
+pub const LARGE_REPLY_BYTES: usize = 80 << 10;
+
+/// Bytes in the value of an extended attribute (`XATTR_SIZE_MAX`), and in the list of their names
+/// (`XATTR_LIST_MAX`). More: `E2BIG`.
+pub const XATTR_BYTES: usize = 64 << 10;
+
+/// Values of extended attributes that fids hold, being read or written, of all connections together; each has
+/// room for [`XATTR_BYTES`]. Full: `ENOMEM`.
+pub const XATTRS: usize = 256;
+
+/// Flags of setxattr(2) are below this: XATTR_CREATE and XATTR_REPLACE. Others: `EINVAL`.
+pub const XATTR_FLAGS_END: u32 = 4;
+
 /// Connections, that is `--io-fds`. More: start-up ends with 128.
 pub const CONNECTIONS: usize = 256;
 
@@ -33,7 +48,7 @@ pub const OPENS: usize = 1_000_000;
 /// Descriptors kept back from walks, so that known files can still be opened. Walks then: `EMFILE`.
 pub const DESCRIPTORS_FOR_OPENS: u64 = 32;
 
-/// Names in one Twalk. More: `E2BIG`.
+/// Names in one Twalk or Tmultigetattr. More: `E2BIG`.
 pub const WALK_NAMES: usize = 256;
 
 /// Bytes in a name that reaches the host (`NAME_MAX`). More: `ENAMETOOLONG`.
@@ -116,6 +131,9 @@ const _: () = {
     assert!(SMALL_REPLY_BYTES >= 9 + 13 * WALK_NAMES);
     assert!(SMALL_REPLY_BYTES >= 9 + LINK_BYTES);
     assert!(OUTPUT_BYTES >= FRAME_BYTES + SMALL_REPLY_BYTES);
+    assert!(LARGE_REPLY_BYTES >= 9 + 153 * WALK_NAMES && LARGE_REPLY_BYTES <= OUTPUT_BYTES);
+    assert!(LARGE_REPLY_BYTES >= 9 + XATTR_BYTES + XATTR_BYTES / 7); // a name of 6 bytes takes one more on the wire
+    assert!(XATTRS < u16::MAX as usize && XATTR_BYTES.is_multiple_of(PAGE_BYTES));
     assert!(INPUT_BYTES > FRAME_BYTES);
     assert!(CONNECTIONS <= u16::MAX as usize);
     assert!(FIDS < u32::MAX as usize);

@@ -12,6 +12,7 @@ use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
+use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::FIRST_FREE_FD;
 use gofer::log::open::Placed;
@@ -274,11 +275,12 @@ fn serve_logged(
     if let Some(kept) = kept {
         caps::drop_chroot(kept).map_err(step("Unable to apply caps: capset"))?;
     }
-    let attaches = open_attach_points(&spec, &root_path, &sockets, log)?;
+    let special = special(options);
+    let attaches = open_attach_points(&spec, &root_path, &sockets, special, log)?;
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
-    let fs = Fs::new(attaches, files, reopen, key);
+    let fs = Fs::new(attaches, files, reopen, special, key);
     let policy = Policy {
         panic_on_write: options.flag("panic-on-write"),
     };
@@ -286,7 +288,7 @@ fn serve_logged(
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
-    install_filter(reopen, log)?;
+    install_filter(reopen, special.sockets, log)?;
     entry::SERVING.store(true, Ordering::Relaxed);
     match server.serve() {
         Ok(()) => log.info(text!("All 9P servers exited.")),
@@ -297,6 +299,15 @@ fn serve_logged(
         }
     }
     Ok(())
+}
+
+/// What `--host-uds` and `--host-fifo` allow; sockets are never made.
+fn special(options: &Options<'_>) -> Special {
+    Special {
+        sockets: matches!(options.text("host-uds"), b"open" | b"all")
+            || options.flag("fsgofer-host-uds"),
+        fifos: options.text("host-fifo") == b"open",
+    }
 }
 
 fn adopt_sockets(options: &Options<'_>) -> Result<List<(OwnedFd, RawFd)>, Fatal> {
@@ -411,12 +422,13 @@ fn open_attach_points(
     spec: &Spec,
     root_path: &[u8],
     sockets: &[(OwnedFd, RawFd)],
+    special: Special,
     log: &Log,
 ) -> Result<List<Attach>, Fatal> {
     let mut attaches = List::new();
     let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
     if let Some(number) = numbers.next() {
-        let root = Attach::open(b"/", spec.root_read_only);
+        let root = Attach::open(b"/", spec.root_read_only, special);
         log.info(text!(
             "Serving \"/\" mapped to \"%\" on FD % (ro: %)",
             Quoted(root_path),
@@ -438,7 +450,7 @@ fn open_attach_points(
                 Said(&Listed(mount.options))
             ))
         })?;
-        let attach = Attach::open(destination.as_bytes(), mount.read_only);
+        let attach = Attach::open(destination.as_bytes(), mount.read_only, special);
         log.info(text!(
             "Serving \"%\" mapped on FD % (ro: %)",
             Str(destination),
@@ -468,8 +480,12 @@ fn warn_of(attach: &Attach, path: &str, log: &Log) {
     }
 }
 
-fn install_filter(reopen: Reopen, log: &Log) -> Result<(), Fatal> {
+fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal> {
     let modes = match reopen {
+        Reopen::ProcFd if sockets => {
+            root::work_in_proc_fd().map_err(step("entering the clone of /proc/self/fd"))?;
+            Modes::BY_PROC_FD.and(Modes::HOST_UDS)
+        }
         Reopen::ProcFd => Modes::BY_PROC_FD,
         Reopen::Parent => Modes::BY_PARENT,
     };

@@ -96,7 +96,7 @@ const EXCEPTIONS: &[(&str, Exception, &str)] = &[
     ("bad: Tversion empty body", Exception::OwnTag, OWN_TAG),
     (
         "bad: Tversion 9P2000.L.Google.14",
-        Exception::Version("9P2000.L.Google.7"),
+        Exception::Version("9P2000.L.Google.13"),
         "gVisor's client takes a lower version at once; EAGAIN costs it a round trip a version",
     ),
 ];
@@ -563,7 +563,7 @@ fn check_bytes(vector: &Vector, body: &[u8]) {
 }
 
 #[test]
-fn requests_decode_as_requests_up_to_our_version_and_are_unknown_above() {
+fn requests_decode_as_requests() {
     for vector in vectors().iter().filter(|vector| vector.to_server) {
         let (name, kind) = (&vector.name, vector.kind());
         let ours = match Request::decode(kind, vector.body()) {
@@ -577,16 +577,10 @@ fn requests_decode_as_requests_up_to_our_version_and_are_unknown_above() {
         };
         match vector.decodes_to() {
             Decodes::NotRead => {}
-            Decodes::Message if SINCE_ABOVE_7.contains(&kind) => {
-                assert_eq!(ours, Decodes::Unknown, "{name}");
-            }
             wanted => assert_eq!(ours, wanted, "{name}"),
         }
     }
 }
-
-/// Requests of versions above 7 (protocol.md 2): xattr 28 and 34 to 38, setattrclunk, multigetattr, bind, channel.
-const SINCE_ABOVE_7: &[u8] = &[28, 34, 36, 38, 140, 142, 144, 250];
 
 // ---- short and random bodies ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta};
+use super::attr::{Kind, Meta, Special};
 use super::tree::Node;
 use super::{Fs, NodeId};
 use crate::limits::DEVICES;
@@ -32,9 +32,9 @@ impl Attach {
     /// Opens the attach point at `path`, absolute, below the process's root. Symlinks on the way are
     /// followed inside that root; the last component is not. A failure is kept for Tattach to tell:
     /// a mount's destination need not exist (gofer.md 7).
-    pub fn open(path: &[u8], read_only: bool) -> Self {
+    pub fn open(path: &[u8], read_only: bool, special: Special) -> Self {
         Self {
-            opened: open(path),
+            opened: open(path, special),
             read_only,
             root: Id::NONE,
         }
@@ -53,12 +53,12 @@ impl Attach {
     }
 }
 
-fn open(path: &[u8]) -> Result<Opened, Errno> {
+fn open(path: &[u8], special: Special) -> Result<Opened, Errno> {
     let root = open_path(path)?;
     let meta = Meta::of(root.as_fd())?;
-    let holder = match meta.kind()? {
+    let holder = match special.kind(&meta)? {
         Kind::Directory => None,
-        Kind::Regular | Kind::Symlink => {
+        _ => {
             let slash = path
                 .iter()
                 .rposition(|&byte| byte == b'/')

@@ -2,14 +2,15 @@
 
 use core::ffi::CStr;
 
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    chownat, fchmod, fstat, ftruncate, statat, utimensat,
+    chownat, fchmod, fstat, ftruncate, openat, statat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::file::{Reopen, number};
+use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::PROC_FD;
 use crate::p9::attr::{Attr, StatFs};
@@ -26,6 +27,10 @@ pub enum Kind {
     Directory,
     /// A symlink itself; it is never followed.
     Symlink,
+    /// A socket, with `--host-uds`.
+    Socket,
+    /// A FIFO, with `--host-fifo`.
+    Fifo,
 }
 
 impl Kind {
@@ -35,6 +40,8 @@ impl Kind {
             Self::Regular => 1,
             Self::Directory => 2,
             Self::Symlink => 3,
+            Self::Socket => 4,
+            Self::Fifo => 5,
         }
     }
 
@@ -42,6 +49,8 @@ impl Kind {
         match byte {
             2 => Self::Directory,
             3 => Self::Symlink,
+            4 => Self::Socket,
+            5 => Self::Fifo,
             _ => Self::Regular,
         }
     }
@@ -52,6 +61,27 @@ impl Kind {
             Self::Regular => QidType::REGULAR,
             Self::Directory => QidType::DIRECTORY,
             Self::Symlink => QidType::SYMLINK,
+            Self::Socket | Self::Fifo => QidType::APPEND,
+        }
+    }
+}
+
+/// Kinds that are served only if the command line says so.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Special {
+    /// Sockets may be walked and connected to.
+    pub sockets: bool,
+    /// FIFOs may be walked to and opened.
+    pub fifos: bool,
+}
+
+impl Special {
+    /// The kind of a file, if it is served. Error: `EPERM` devices, and what is not said to be.
+    pub(super) fn kind(self, meta: &Meta) -> Result<Kind, Errno> {
+        match meta.kind()? {
+            Kind::Socket if !self.sockets => Err(Errno::PERM),
+            Kind::Fifo if !self.fifos => Err(Errno::PERM),
+            kind => Ok(kind),
         }
     }
 }
@@ -80,12 +110,14 @@ impl Meta {
         widen(self.0.st_nlink)
     }
 
-    /// The kind, if it is one that is served. Error: `EPERM` sockets, FIFOs and devices.
+    /// The kind, if it is one that may be served. Error: `EPERM` devices.
     pub fn kind(&self) -> Result<Kind, Errno> {
         match self.file_type() {
             FileType::RegularFile => Ok(Kind::Regular),
             FileType::Directory => Ok(Kind::Directory),
             FileType::Symlink => Ok(Kind::Symlink),
+            FileType::Socket => Ok(Kind::Socket),
+            FileType::Fifo => Ok(Kind::Fifo),
             _ => Err(Errno::PERM),
         }
     }
@@ -111,6 +143,7 @@ impl Meta {
     }
 
     /// As the wire has it: the mode whole, birth time, generation and data version not given.
+    #[inline(never)] // 1 kB
     pub fn attr(&self) -> Attr {
         let s = &self.0;
         // The wire's times are unsigned; one before 1970 wraps, as the original's does.
@@ -149,6 +182,35 @@ impl Fs {
         Meta::of(self.descriptor(node, open)?)
     }
 
+    /// Attributes of what stands at `name` in the directory `below`, or in the node where that is none, and
+    /// its device's number; without a name those of the node itself. The file found is the next `below`.
+    ///
+    /// Errors: `ENAMETOOLONG`; openat(2)'s; fstat(2)'s; `EREMOTEIO` too many devices.
+    pub fn look(
+        &mut self,
+        node: NodeId,
+        open: OpenId,
+        below: &mut Option<OwnedFd>,
+        name: Option<Name<'_>>,
+    ) -> Result<(Meta, u8), Errno> {
+        let attach = self.node(node)?.attach();
+        let meta = if let Some(name) = name {
+            let mut buffer = NameBuffer::new();
+            let name = name.for_host(&mut buffer)?;
+            let dir = match &*below {
+                Some(fd) => fd.as_fd(),
+                None => self.descriptor(node, open)?,
+            };
+            let (fd, meta) = hold(dir, name)?;
+            *below = Some(fd);
+            meta
+        } else {
+            self.meta(node, open)?
+        };
+        let device = self.devices.index(attach, meta.device())?;
+        Ok((meta, device))
+    }
+
     /// Figures of the file system that a node's file lies on; type and block size cut to 32 bits,
     /// fsid 0. Errors: fstatfs(2)'s.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -166,6 +228,17 @@ impl Fs {
             namelen: s.f_namelen as u32,
         })
     }
+}
+
+/// Opens the path `name` in a directory, nothing else, without following: its descriptor and attributes.
+///
+/// Errors: openat(2)'s, fstat(2)'s.
+#[inline(never)] // used by walks and makers
+pub(super) fn hold(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Meta), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(dir, name, flags, Mode::empty())?;
+    let meta = Meta::of(fd.as_fd())?;
+    Ok((fd, meta))
 }
 
 /// What a Tsetattr changes.
@@ -218,8 +291,8 @@ impl Fs {
     /// is tried even if one before it failed; the last failure is told. Only the length takes a
     /// descriptor for writing: `open`'s if it has one, or a new one.
     ///
-    /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` a directory or 2^63 and
-    /// more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
+    /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` neither a regular file nor
+    /// a symlink, or 2^63 and more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
     pub fn change(&mut self, node: NodeId, open: OpenId, change: &Change) -> Result<(), Errno> {
         let mut last = Ok(());
         let mut note = |done: Result<(), Errno>| {
@@ -269,7 +342,7 @@ impl Fs {
 
     fn set_size(&self, node: NodeId, open: OpenId, size: u64) -> Result<(), Errno> {
         match self.kind(node)? {
-            Kind::Directory => return Err(Errno::INVAL),
+            Kind::Directory | Kind::Socket | Kind::Fifo => return Err(Errno::INVAL),
             Kind::Symlink => return Err(Errno::BADF),
             Kind::Regular => {}
         }

@@ -4,12 +4,11 @@ use core::ffi::CStr;
 
 use rustix::fd::AsFd;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, renameat, symlinkat,
-    unlinkat,
+    AtFlags, FileType, Mode, linkat, mkdirat, mknodat, renameat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta};
+use super::attr::{Kind, Meta, hold};
 use super::file::{Reopen, number, own};
 use super::name::{Name, NameBuffer};
 use super::tree::STEPS_PER_UNIT;
@@ -106,9 +105,7 @@ impl Fs {
         let name = name.for_host(&mut buffer)?;
         let dir = self.directory(parent)?;
         make(dir, name)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat(dir, name, flags, Mode::empty()).and_then(|fd| {
-            let meta = Meta::of(fd.as_fd())?;
+        let opened = hold(dir, name).and_then(|(fd, meta)| {
             if meta.file_type() == kind {
                 Ok(fd)
             } else {

@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::attr::{Kind, Meta, chown};
 use super::name::{Name, NameBuffer};
@@ -12,6 +13,7 @@ use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::{TableFd, fixed};
+use crate::sys::raw::connect_to_name;
 use crate::tables::Id;
 
 /// How a file that is held by an `O_PATH` descriptor is opened again, without any path.
@@ -96,6 +98,26 @@ impl Fs {
         }
         let fd = self.open_again(node, Id::NONE, flags)?;
         self.keep_open(fd, access)
+    }
+
+    /// A new socket of type `kind`, connected to the socket that the node holds; non-blocking, so that one whose
+    /// queue is full is `EAGAIN`. One reference for the caller.
+    ///
+    /// The address is one name in the working directory, which is the clone of /proc/self/fd: it leads to the
+    /// very file that was walked to, whatever has its name by now, and is as short as any.
+    ///
+    /// Errors: `ECONNREFUSED` sockets are not served, or there is no clone; socket(2)'s; connect(2)'s;
+    /// `ENOMEM` table full.
+    pub fn connect(&mut self, node: NodeId, kind: SocketType) -> Result<OpenId, Errno> {
+        if !self.special.sockets || self.reopen != Reopen::ProcFd {
+            return Err(Errno::CONNREFUSED);
+        }
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        let mut buffer = [0; 11];
+        let name = number(self.descriptor(node, Id::NONE)?, &mut buffer);
+        connect_to_name(socket.as_fd(), name)?;
+        self.keep_open(socket, Access(OFlags::RDWR.bits()))
     }
 
     fn keep_open(&mut self, fd: OwnedFd, access: Access) -> Result<OpenId, Errno> {

@@ -11,8 +11,10 @@ pub mod entries;
 pub mod file;
 pub mod name;
 pub mod tree;
+pub mod xattr;
 
 use self::attach::{Attach, Devices};
+use self::attr::Special;
 use self::file::{Open, Reopen};
 use self::tree::Node;
 use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
@@ -40,6 +42,7 @@ pub struct Fs {
     /// Descriptors that they may hold.
     limit: u64,
     reopen: Reopen,
+    special: Special,
     /// Directories that were deleted, by their paths; starts at 1, so that no new node counts as looked at.
     deletions: u64,
     /// Work done beyond what the caller can count, in units of a turn.
@@ -48,8 +51,14 @@ pub struct Fs {
 
 impl Fs {
     /// Reserves the tables. `limit`: descriptors that files may take, of those the process may have.
-    /// `key`: a secret for the hashes.
-    pub fn new(attaches: List<Attach>, limit: u64, reopen: Reopen, key: Key) -> Self {
+    /// `special`: what is served beyond files, directories and symlinks. `key`: a secret for the hashes.
+    pub fn new(
+        attaches: List<Attach>,
+        limit: u64,
+        reopen: Reopen,
+        special: Special,
+        key: Key,
+    ) -> Self {
         // Each node holds a descriptor (but for one just created), so more nodes cannot be.
         let held = attaches.iter().map(Attach::descriptors).sum();
         let capacity = usize::try_from(limit).unwrap_or(NODES).clamp(64, NODES);
@@ -65,6 +74,7 @@ impl Fs {
             held,
             limit,
             reopen,
+            special,
             deletions: 1,
             units: 0,
         }

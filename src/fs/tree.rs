@@ -8,10 +8,9 @@
 use core::cell::Cell;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta};
+use super::attr::{Kind, Meta, hold};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::FILES_OF_A_PATH;
@@ -108,6 +107,10 @@ impl Node {
 
     pub(super) fn kind(&self) -> Kind {
         Kind::from_byte(self.kind)
+    }
+
+    pub(super) fn attach(&self) -> u16 {
+        self.attach
     }
 
     pub(super) fn parent(&self) -> NodeId {
@@ -296,10 +299,8 @@ impl Fs {
         if self.is_short_of_descriptors() {
             return Err(Errno::MFILE);
         }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(self.directory(parent)?, host_name, flags, Mode::empty())?;
-        let meta = Meta::of(rustix::fd::AsFd::as_fd(&fd))?;
-        meta.kind()?;
+        let (fd, meta) = hold(self.directory(parent)?, host_name)?;
+        self.special.kind(&meta)?;
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()

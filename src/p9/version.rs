@@ -16,7 +16,7 @@ const GOOGLE: &[u8] = b"9P2000.L.Google.";
 
 impl Version {
     /// The highest version served.
-    pub const HIGHEST: Self = Self::Google(7);
+    pub const HIGHEST: Self = Self::Google(13);
 
     /// Reads `9P2000.L`, or `9P2000.L.Google.N` with N decimal digits that fit 32 bits.
     pub fn parse(text: &[u8]) -> Option<Self> {

@@ -5,8 +5,12 @@ use core::ffi::CStr;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, chdir, chroot, set_dumpable_behavior, setrlimit, umask,
+    DumpableBehavior, Resource, Rlimit, chdir, chroot, fchdir, set_dumpable_behavior, setrlimit,
+    umask,
 };
+
+use crate::limits::PROC_FD;
+use crate::sys::fd::fixed;
 
 /// No core file, no tracing by equals. Errors: setrlimit(2)'s, prctl(2)'s.
 pub fn seal_process() -> Result<(), Errno> {
@@ -18,6 +22,12 @@ pub fn seal_process() -> Result<(), Errno> {
         },
     )?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// The clone of /proc/self/fd becomes the working directory, for connect(2): it takes no descriptor. Nothing
+/// else goes by the working directory. Errors: fchdir(2)'s.
+pub fn work_in_proc_fd() -> Result<(), Errno> {
+    fchdir(fixed(PROC_FD))
 }
 
 /// Why the root could not be changed: the step, and its errno.

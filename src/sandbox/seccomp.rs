@@ -12,9 +12,9 @@ use linux_raw_sys::ptrace::{
 };
 use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags};
 
-use crate::limits::{LOG_FDS, PROC_FD};
+use crate::limits::{LOG_FDS, PROC_FD, XATTR_FLAGS_END};
 use crate::sys::raw::{seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
@@ -26,8 +26,15 @@ impl Modes {
     pub const BY_PROC_FD: Self = Self(1);
     /// Held files are opened again by parent and name.
     pub const BY_PARENT: Self = Self(2);
+    /// Sockets of the host are connected to, through that clone.
+    pub const HOST_UDS: Self = Self(4);
     /// In every circumstance.
     pub const ALWAYS: Self = Self(0xff);
+
+    /// These and those of `other`.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// Whether one of the circumstances of `other` is among these.
     pub fn meets(self, other: Self) -> bool {
@@ -99,6 +106,11 @@ const DESCRIPTOR: Want = Below(1 << 31);
 const A_LOG: Want = Masked(!3, LOG_FDS.cast_unsigned());
 const PROC: Want = Is(PROC_FD.cast_unsigned());
 
+const AF_UNIX: u32 = AddressFamily::UNIX.as_raw() as u32;
+const SOCKET_FLAGS: u32 = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC).bits();
+/// Bytes of an address, and one more: its family, ten digits, a NUL.
+const ADDRESS_END: u32 = 2 + 10 + 1 + 1;
+
 const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
 const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
@@ -159,6 +171,12 @@ table! {
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
+    ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
+    ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";
+    ALWAYS __NR_fsetxattr "fsetxattr" [(4, Below(XATTR_FLAGS_END))] "Tsetxattr, Tclunk behind Txattrcreate; XATTR_CREATE, XATTR_REPLACE";
+    ALWAYS __NR_fremovexattr "fremovexattr" [] "Tremovexattr, Tclunk behind Txattrcreate";
+    HOST_UDS __NR_socket "socket" [(0, Is(AF_UNIX)), (1, Masked(!7, SOCKET_FLAGS)), (2, Is(0))] "Tlconnect";
+    HOST_UDS __NR_connect "connect" [(2, Below(ADDRESS_END))] "Tlconnect: an entry of /proc/self/fd; no long path";
     ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(linux_raw_sys::general::CLOCK_REALTIME))] "the log's times";

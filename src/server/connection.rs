@@ -11,9 +11,13 @@ use rustix::net::{
 
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
-    DONATIONS, FRAME_BYTES, INPUT_BYTES, OUTPUT_BYTES, PAGE_BYTES, SMALL_REPLY_BYTES,
+    DONATIONS, FRAME_BYTES, INPUT_BYTES, LARGE_REPLY_BYTES, OUTPUT_BYTES, PAGE_BYTES,
+    SMALL_REPLY_BYTES,
 };
-use crate::p9::messages::{Message, Rread, Tgetattr, Tread, Treaddir, Treadlink, Tstatfs};
+use crate::p9::messages::{
+    Message, Rread, Tgetattr, Tgetxattr, Tlistxattr, Tmultigetattr, Tread, Treaddir, Treadlink,
+    Tstatfs,
+};
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
 use crate::tables::Id;
@@ -186,8 +190,10 @@ impl Connection {
 
     /// Bytes to keep free for the reply to a request.
     pub fn reply_bound(&self, header: Header, body: &Range<usize>) -> usize {
-        if header.kind != Tread::KIND && header.kind != Treaddir::KIND {
-            return SMALL_REPLY_BYTES;
+        match header.kind {
+            Tread::KIND | Treaddir::KIND => {}
+            Tgetxattr::KIND | Tlistxattr::KIND | Tmultigetattr::KIND => return LARGE_REPLY_BYTES,
+            _ => return SMALL_REPLY_BYTES,
         }
         let body = self.input.get(body.clone()).unwrap_or_default();
         let count = Tread::decode(body).map_or(0, |t| t.count as usize);
@@ -196,12 +202,15 @@ impl Connection {
 
     /// Whether a request is only to be dropped: nobody hears what was read, and nothing else would be done.
     pub fn is_pointless(&self, header: Header) -> bool {
-        const READING: [u8; 5] = [
+        const READING: [u8; 8] = [
             Tread::KIND,
             Treaddir::KIND,
             Treadlink::KIND,
             Tgetattr::KIND,
             Tstatfs::KIND,
+            Tgetxattr::KIND,
+            Tlistxattr::KIND,
+            Tmultigetattr::KIND,
         ];
         self.is_deaf && READING.contains(&header.kind)
     }

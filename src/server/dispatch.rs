@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::connection::Link;
 use super::fids::Fids;
 use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
+use super::values::Values;
 use crate::fs::{Fs, OpenId};
 use crate::log::Log;
 use crate::p9::messages::*;
@@ -19,6 +20,8 @@ pub struct Session<'a> {
     pub link: &'a mut Link,
     /// All fids.
     pub fids: &'a mut Fids,
+    /// Values of extended attributes that fids hold.
+    pub values: &'a mut Values,
     /// All files.
     pub fs: &'a mut Fs,
     /// What the command line says.
@@ -157,7 +160,7 @@ fn handle(
         Tauth::KIND => Err(Errno::NOSYS),
         Tattach::KIND => put(out, read(body).and_then(|t| attach::attach(s, t))),
         Tflush::KIND => put(out, read(body).and_then(attach::flush)),
-        Tclunk::KIND => put(out, read(body).and_then(|t| attach::clunk(s, t))),
+        Tclunk::KIND => read(body).and_then(|t| attach::clunk(s, t)),
         Twalk::KIND => read(body).and_then(|t| walk::walk(s, t, out)),
         Twalkgetattr::KIND => read(body).and_then(|t| walk::walkgetattr(s, t, out)),
         Tlopen::KIND => donate(out, donated, read(body).and_then(|t| open::lopen(s, t))),
@@ -170,7 +173,14 @@ fn handle(
         Tallocate::KIND => put(out, read(body).and_then(|t| data::allocate(s, t))),
         Treadlink::KIND => read(body).and_then(|t| attr::readlink(s, t, out)),
         Tgetattr::KIND => put(out, read(body).and_then(|t| attr::getattr(s, t))),
-        Tsetattr::KIND => put(out, read(body).and_then(|t| attr::setattr(s, t))),
+        // One layout for both.
+        Tsetattr::KIND | Tsetattrclunk::KIND => read(body).and_then(|t: Tsetattr| {
+            let done = attr::setattr(s, t);
+            match kind {
+                Tsetattr::KIND => done,
+                _ => attach::give_up(s, t.fid).and(done),
+            }
+        }),
         Tstatfs::KIND => put(out, read(body).and_then(|t| attr::statfs(s, t))),
         Treaddir::KIND => read(body).and_then(|t| dir::readdir(s, t, out)),
         Tsymlink::KIND => put(out, read(body).and_then(|t| entries::symlink(s, t))),
@@ -184,9 +194,18 @@ fn handle(
         Trenameat::KIND => put(out, read(body).and_then(|t| entries::renameat(s, t))),
         Tunlinkat::KIND => put(out, read(body).and_then(|t| entries::unlinkat(s, t))),
         Tremove::KIND => put(out, read(body).and_then(|t| entries::remove(s, t))),
-        Tlconnect::KIND => put(out, read(body).and_then(|t| open::lconnect(s, t))),
+        Tlconnect::KIND => read(body)
+            .and_then(|t| open::lconnect(s, t))
+            .map(|socket| *donated = Some(socket)),
         Txattrwalk::KIND => put(out, read(body).and_then(|t| xattr::xattrwalk(s, t))),
-        Txattrcreate::KIND => put(out, read(body).and_then(|t| xattr::xattrcreate(s, t))),
+        Txattrcreate::KIND => read(body).and_then(|t| xattr::xattrcreate(s, t)),
+        Tgetxattr::KIND => read(body).and_then(|t| xattr::getxattr(s, t, out)),
+        Tlistxattr::KIND => read(body).and_then(|t| xattr::listxattr(s, t, out)),
+        Tsetxattr::KIND => read(body).and_then(|t| xattr::setxattr(s, t)),
+        Tremovexattr::KIND => read(body).and_then(|t| xattr::removexattr(s, t)),
+        Tmultigetattr::KIND => read(body).and_then(|t| attr::multigetattr(s, t, out)),
+        Tbind::KIND => read(body).and_then(|t| entries::bind(s, t)),
+        Tchannel::KIND => Err(Errno::NOSYS), // clients stay on the socket
         kind if is_reply(kind) => Err(Errno::NOSYS),
         _ => Err(Errno::IO),
     }

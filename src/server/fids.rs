@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use super::values::ValueId;
 use crate::fs::{NodeId, OpenId};
 use crate::limits::{CONNECTIONS, FIDS};
 use crate::p9::wire::Fid;
@@ -23,37 +24,52 @@ pub enum State {
         /// The open file.
         open: OpenId,
     },
+    /// Holds the value of an extended attribute of the file, being read or written.
+    Value {
+        /// The path.
+        node: NodeId,
+        /// The value.
+        value: ValueId,
+    },
 }
 
 impl State {
     /// The path it stands for.
     pub fn node(self) -> NodeId {
         match self {
-            Self::Walked { node } | Self::Open { node, .. } => node,
+            Self::Walked { node } | Self::Open { node, .. } | Self::Value { node, .. } => node,
         }
     }
 
     /// The open file, if it was opened.
     pub fn open(self) -> OpenId {
         match self {
-            Self::Walked { .. } => Id::NONE,
             Self::Open { open, .. } => open,
+            Self::Walked { .. } | Self::Value { .. } => Id::NONE,
+        }
+    }
+
+    /// The value that it holds, if it does.
+    pub fn value(self) -> ValueId {
+        match self {
+            Self::Value { value, .. } => value,
+            Self::Walked { .. } | Self::Open { .. } => ValueId::NONE,
         }
     }
 
     /// The open file. Error: `EINVAL` not opened.
     pub fn opened(self) -> Result<OpenId, Errno> {
         match self {
-            Self::Walked { .. } => Err(Errno::INVAL),
             Self::Open { open, .. } => Ok(open),
+            Self::Walked { .. } | Self::Value { .. } => Err(Errno::INVAL),
         }
     }
 
-    /// Nothing, unless it was opened: then `errno`.
+    /// Nothing, unless it was opened or holds a value: then `errno`.
     pub fn not_opened(self, errno: Errno) -> Result<(), Errno> {
         match self {
             Self::Walked { .. } => Ok(()),
-            Self::Open { .. } => Err(errno),
+            Self::Open { .. } | Self::Value { .. } => Err(errno),
         }
     }
 }
@@ -69,7 +85,8 @@ crate::zeroed_record! {
         before: Id,
         after: Id,
         connection: u16,
-        spare: [u8; 6],
+        value: ValueId,
+        spare: [u8; 4],
     }
 }
 
@@ -86,19 +103,20 @@ impl Linked for Record {
 
 impl Record {
     fn state(&self) -> State {
-        if self.open.is_some() {
-            State::Open {
-                node: self.node,
-                open: self.open,
-            }
+        let (node, open, value) = (self.node, self.open, self.value);
+        if open.is_some() {
+            State::Open { node, open }
+        } else if value.is_some() {
+            State::Value { node, value }
         } else {
-            State::Walked { node: self.node }
+            State::Walked { node }
         }
     }
 
     fn set(&mut self, state: State) {
         self.node = state.node();
         self.open = state.open();
+        self.value = state.value();
     }
 }
 
@@ -180,7 +198,8 @@ impl Fids {
             before: Id::NONE,
             after: first,
             connection,
-            spare: [0; 6],
+            value: ValueId::NONE,
+            spare: [0; 4],
         };
         record.set(state);
         let Some(id) = self.records.insert(record) else {

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod fids;
 pub mod handlers;
+pub mod values;
 
 use linux_raw_sys::general::pollfd;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use self::connection::{Connection, ERR, Events, HUP, IN, NVAL, Next, OUT, Sent};
 use self::dispatch::{Policy, Session, dispatch};
 use self::fids::Fids;
+use self::values::Values;
 use crate::fs::Fs;
 use crate::limits::{
     FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
@@ -50,6 +52,7 @@ pub struct Server<'a> {
 /// What all connections share.
 struct Common<'a> {
     fids: Fids,
+    values: Values,
     fs: Fs,
     policy: Policy,
     log: &'a Log,
@@ -87,6 +90,7 @@ impl<'a> Server<'a> {
         }
         let common = Common {
             fids: Fids::new(key),
+            values: Values::new(),
             fs,
             policy,
             log,
@@ -158,6 +162,7 @@ impl<'a> Server<'a> {
                         *place = Place::Ended;
                         break;
                     };
+                    self.common.values.release(state.value());
                     self.common.fs.release_open(state.open());
                     self.common.fs.release(state.node());
                 }
@@ -258,6 +263,7 @@ impl<'a> Server<'a> {
 fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
     let Common {
         fids,
+        values,
         fs,
         policy,
         log,
@@ -290,6 +296,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
         let mut session = Session {
             link,
             fids,
+            values,
             fs,
             policy,
             log,

@@ -2,17 +2,19 @@
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+use core::ffi::CStr;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_exit_group, __NR_ppoll, __NR_prctl,
+    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_ppoll, __NR_prctl,
     __NR_rt_sigaction, __NR_seccomp, CLOCK_REALTIME, SIGPIPE, SIGXFSZ, kernel_sigaction,
     kernel_sigset_t, pollfd, timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
 use linux_raw_sys::signal_macros::sig_ign;
-use rustix::fd::RawFd;
+use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
 use rustix::io::Errno;
+use rustix::net::AddressFamily;
 
 #[repr(C)]
 struct BpfProgram {
@@ -160,6 +162,28 @@ pub fn ppoll(fds: &mut [pollfd], timeout_ms: i32) -> Result<usize, Errno> {
             size_of::<kernel_sigset_t>(),
         )
     })
+}
+
+/// Connects a socket of AF_UNIX to a name in the working directory, of at most 11 bytes with its NUL
+/// (connect(2)). Not rustix's: its address has room for a path. Errors: its own; `EINVAL` a longer name.
+pub fn connect_to_name(socket: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    #[repr(C)]
+    struct Address {
+        family: u16,
+        name: [u8; 11],
+    }
+    let mut address = Address {
+        family: AddressFamily::UNIX.as_raw(),
+        name: [0; 11],
+    };
+    let bytes = name.to_bytes_with_nul();
+    let place = address.name.get_mut(..bytes.len()).ok_or(Errno::INVAL)?;
+    place.copy_from_slice(bytes);
+    let len = size_of::<u16>() + bytes.len();
+    let fd = socket.as_raw_fd().cast_unsigned() as usize;
+    let at = core::ptr::from_ref(&address).addr();
+    // SAFETY: the kernel reads `len` bytes of the address during the call.
+    check(unsafe { syscall4(__NR_connect, fd, at, len, 0) }).map(|_| ())
 }
 
 /// Ends the process. Not exit(3): nothing is flushed or run, and the filter allows no more.

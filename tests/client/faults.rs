@@ -6,8 +6,7 @@ use crate::harness::{
     meanwhile, serve, session_of, spec, write_spec,
 };
 use crate::p9::{
-    Client, Data, Fault, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr,
-    refused, t,
+    Data, Fault, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr, refused, t,
 };
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -439,41 +438,6 @@ fn readdir_with_counts_of_2_to_the_31_and_more_loses_no_entry() {
             .collect();
         assert_eq!(names.len(), 3000, "count {count:#x}");
     }
-}
-
-type Request = (&'static str, fn(&mut Client) -> crate::p9::Answer<()>);
-
-/// Their faults (leaked descriptors, names that could be swapped) come in with the messages only.
-#[test]
-fn messages_above_version_7_are_eio_and_do_nothing() {
-    let tree = Tree::new();
-    tree.file("f", b"text");
-    let mut s = serve(&tree);
-    s.walk_to(ROOT, 2, "f").unwrap();
-    let before = s.gofer.descriptor_count();
-    let requests: [Request; 8] = [
-        ("multigetattr", |c| c.multigetattr(ROOT, &[b"f"]).map(drop)),
-        ("getxattr", |c| c.getxattr(2, b"user.x", 10).map(drop)),
-        ("setxattr", |c| {
-            c.setxattr(2, b"user.x", b"value", 0).map(drop)
-        }),
-        ("listxattr", |c| c.listxattr(2, 100).map(drop)),
-        ("removexattr", |c| c.removexattr(2, b"user.x").map(drop)),
-        ("setattrclunk", |c| {
-            c.setattrclunk(2, 1, &SetAttr::default()).map(drop)
-        }),
-        ("bind", |c| c.bind(ROOT, 1, b"socket", 0, 0, 9).map(drop)),
-        ("channel", |c| c.channel(0, 0).map(drop)),
-    ];
-    let mode = tree.stat("f").mode();
-    for (what, request) in requests {
-        println!("{what}");
-        refused(request(&mut s), Errno::EIO);
-    }
-    s.getattr(2, 0).unwrap();
-    assert_eq!(tree.stat("f").mode(), mode);
-    assert_eq!(names(&tree, ""), ["f"]);
-    assert_eq!(s.gofer.descriptor_count(), before);
 }
 
 /// 2020-08-18: every way to write through an open, in both ways to open again.

@@ -43,6 +43,7 @@ startup! {
     __NR_umask "umask" "0";
     __NR_chroot "chroot" "the root served";
     __NR_chdir "chdir" "the root served";
+    __NR_fchdir "fchdir" "the clone of /proc/self/fd, with --host-uds";
     __NR_seccomp "seccomp" "the filter itself";
     // musl's, before and behind main
     __NR_arch_prctl "arch_prctl" "musl's __init_tls: the thread pointer";

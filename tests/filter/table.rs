@@ -7,6 +7,10 @@ use gofer::sandbox::seccomp::{ALLOWED, AUDIT_ARCH, Modes, REASONS, Rule, Want, X
 pub(crate) const MODES: &[(&str, Modes)] = &[
     ("BY_PROC_FD", Modes::BY_PROC_FD),
     ("BY_PARENT", Modes::BY_PARENT),
+    (
+        "BY_PROC_FD with HOST_UDS",
+        Modes::BY_PROC_FD.and(Modes::HOST_UDS),
+    ),
 ];
 
 /// A system call as a filter sees it: `struct seccomp_data` without the instruction pointer.

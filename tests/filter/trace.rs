@@ -18,13 +18,17 @@ use nix::libc::{AT_REMOVEDIR, S_IFREG};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+
+/// The mode in which sockets are connected to.
+const HOST_UDS: &str = "BY_PROC_FD with HOST_UDS";
 
 /// How the program is started so that it serves in a mode. A new mode needs its ways here.
 fn ways(mode: &str) -> &'static [Option<Namespace>] {
     match mode {
-        "BY_PROC_FD" => &[None, Some(Namespace::UserAndMount)],
+        "BY_PROC_FD" | HOST_UDS => &[None, Some(Namespace::UserAndMount)],
         // No privilege over the mounts: no clone of /proc/self/fd.
         "BY_PARENT" => &[Some(Namespace::User)],
         _ => &[],
@@ -89,7 +93,7 @@ impl Driver {
 }
 
 /// Every message, so that every row of the table has a reason to be used. The tree is `filled`'s.
-fn drive(session: Session, tree: &Tree) {
+fn drive(session: Session, tree: &Tree, connects: bool) {
     let sent = BTreeSet::from([100, 104]); // the harness has sent Tversion and Tattach
     let d = &mut Driver { session, sent };
 
@@ -159,7 +163,7 @@ fn drive(session: Session, tree: &Tree) {
         d.answered(t::setattr(1, fid, 0x40, &attr)); // the change time is nobody's to set
     }
     d.answered(t::setattrclunk(1, 3, 0x1, &attr));
-    d.answered(t::multigetattr(1, ROOT, &[b"d"]));
+    d.done(t::multigetattr(1, ROOT, &[b"", b"d", b"inner"]));
     d.answered(t::clunk(1, 3));
     d.clunk(&[2]);
 
@@ -199,15 +203,38 @@ fn drive(session: Session, tree: &Tree) {
     d.done(t::remove(1, 5));
     d.clunk(&[4, 6, 7, 8, 9]);
 
-    // refused, whatever the tree
+    // extended attributes: of a file that is opened again for it, and of an open one
     d.walk(2, &[b"t"]);
-    d.answered(t::xattrwalk(1, 2, 3, b"user.a"));
-    d.answered(t::xattrcreate(1, 2, b"user.a", 1, 0));
-    d.answered(t::getxattr(1, 2, b"user.a", 100));
-    d.answered(t::setxattr(1, 2, b"user.a", b"value", 0));
-    d.answered(t::listxattr(1, 2, 100));
-    d.answered(t::removexattr(1, 2, b"user.a"));
-    d.answered(t::lconnect(1, 2, 0));
+    d.walk(3, &[b"t"]);
+    d.done(t::lopen(1, 3, O_RDONLY));
+    for fid in [2, 3] {
+        for flags in [0, 2] {
+            d.done(t::setxattr(1, fid, b"user.a", b"value", flags));
+        }
+        d.done(t::getxattr(1, fid, b"user.a", 100));
+        d.done(t::listxattr(1, fid, 100));
+        d.done(t::xattrwalk(1, fid, 4, b"user.a"));
+        d.done(t::xattrwalk(1, fid, 4, b""));
+        d.done(t::removexattr(1, fid, b"user.a"));
+        d.answered(t::setxattr(1, fid, b"user.a", b"value", u32::MAX));
+    }
+    d.done(t::xattrcreate(1, 2, b"user.a", 1, 1));
+    d.done(t::write(1, 2, 0, Data(b"x")));
+    d.clunk(&[2, 3, 4]);
+
+    // the host's socket and FIFO, where they are served
+    d.answered(t::walk(1, ROOT, 2, &[b"socket"]));
+    d.answered(t::walk(1, ROOT, 3, &[b"fifo"]));
+    if connects {
+        for kind in [0, 1, 2] {
+            d.answered(t::lconnect(1, 2, kind));
+        }
+        d.done(t::lopen(1, 3, O_RDWR));
+        d.clunk(&[2, 3]);
+    }
+    d.answered(t::lconnect(1, ROOT, 0));
+
+    // refused, whatever the tree
     d.answered(t::bind(1, ROOT, 1, b"socket", NOID, NOID, 9));
     d.answered(t::channel(1, 0, 0));
 
@@ -232,6 +259,7 @@ fn filled() -> Tree {
     tree.dir("gone");
     tree.file("d/inner", b"inner");
     tree.link("l", "a");
+    nix::unistd::mkfifo(&tree.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
     write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
     tree
 }
@@ -239,7 +267,7 @@ fn filled() -> Tree {
 // ---- the trace ------------------------------------------------------------------------------
 
 /// A session under strace; the calls behind the filter.
-fn traced(way: Option<Namespace>) -> Vec<(String, Call)> {
+fn traced(way: Option<Namespace>, connects: bool) -> Vec<(String, Call)> {
     let strace = Path::new("strace");
     if let Err(error) = Command::new(strace).arg("--version").output() {
         panic!("strace: {error}: install the Debian package strace");
@@ -253,11 +281,15 @@ fn traced(way: Option<Namespace>) -> Vec<(String, Call)> {
         .into();
     words.extend([file.clone().into(), binary().into(), "--bundle".into()]);
     words.extend([tree.bundle().into(), "--io-fds".into(), "3".into()]);
+    let _listener = UnixListener::bind(tree.path("socket")).expect("a socket of the host");
+    if connects {
+        words.extend(["--host-uds=open".into(), "--host-fifo=open".into()]);
+    }
     let mut launch = Launch::raw(&words).binary(strace);
     if let Some(namespace) = way {
         launch = launch.namespace(namespace);
     }
-    drive(session_of(launch), &tree);
+    drive(session_of(launch), &tree, connects);
 
     let text = fs::read_to_string(&file).expect("read the trace");
     let mut lines = text.lines();
@@ -300,7 +332,7 @@ fn check(name: &str, mode: Modes) {
     let mut seen = BTreeSet::new();
     let mut count = 0;
     for way in ways(name) {
-        for (call_name, call) in traced(*way) {
+        for (call_name, call) in traced(*way, name == HOST_UDS) {
             let rows: Vec<usize> = matching(mode, &call).collect();
             assert!(
                 !rows.is_empty(),

@@ -4,14 +4,12 @@ use rustix::io::Errno;
 
 use crate::fs::name::Name;
 use crate::limits::{FRAME_BYTES, WALK_NAMES};
-use crate::p9::messages::{
-    Message, Rattach, Rclunk, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion,
-};
+use crate::p9::messages::{Message, Rattach, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion};
 use crate::p9::version::Version;
 use crate::p9::wire::{Fid, Str, Writer};
 use crate::server::dispatch::Session;
 use crate::server::fids::State;
-use crate::server::handlers::walk;
+use crate::server::handlers::{walk, xattr};
 
 /// Tversion -> Rversion. Agrees on message size and version; fids survive.
 ///
@@ -97,9 +95,19 @@ pub fn flush(_: Tflush) -> Result<Rflush, Errno> {
     Ok(Rflush {})
 }
 
-/// Tclunk -> Rclunk. Error: `EBADF` no such fid.
-pub fn clunk(s: &mut Session<'_>, t: Tclunk) -> Result<Rclunk, Errno> {
-    let state = s.fids.remove(s.link.id, t.fid)?;
+/// What Tsetattrclunk does behind a Tsetattr, whatever came of that: gives the fid up. Error: `EBADF` no such fid.
+pub fn give_up(s: &mut Session<'_>, fid: Fid) -> Result<(), Errno> {
+    let state = s.fids.remove(s.link.id, fid)?;
     s.release(state);
-    Ok(Rclunk {})
+    Ok(())
+}
+
+/// Tclunk -> Rclunk. What was written to a fid of Txattrcreate is set now; the fid is gone in every case.
+///
+/// Errors, in this order: `EBADF` no such fid; then those of [`xattr::commit`].
+pub fn clunk(s: &mut Session<'_>, t: Tclunk) -> Result<(), Errno> {
+    let state = s.fids.remove(s.link.id, t.fid)?;
+    let done = xattr::commit(s, state);
+    s.release(state);
+    done
 }

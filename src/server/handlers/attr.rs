@@ -1,13 +1,20 @@
 //! Attributes and what else is asked of a file without opening it (protocol.md 3.8, 3.10).
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::fs::attr::{Change, Kind, Time};
-use crate::limits::LINK_BYTES;
-use crate::p9::attr::{GetMask, SetMask};
-use crate::p9::messages::{Rgetattr, Rsetattr, Rstatfs, Tgetattr, Treadlink, Tsetattr, Tstatfs};
+use crate::fs::name::Name;
+use crate::fs::tree::qid_path;
+use crate::limits::{LINK_BYTES, WALK_NAMES};
+use crate::p9::attr::{FullStat, GetMask, SetMask};
+use crate::p9::messages::{
+    Rgetattr, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr, Tstatfs,
+};
+use crate::p9::qid::Qid;
 use crate::p9::wire::{Field, Gid, Uid, Writer};
 use crate::server::dispatch::Session;
+use crate::server::handlers::dir::qid_type;
 
 /// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
 ///
@@ -53,19 +60,20 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
 /// Errors, in this order: `EBADF` no such fid; `EROFS` a read-only attach point, even with nothing to
 /// change; `EPERM` the change time among the bits, nothing is done; then those of
 /// [`crate::fs::Fs::change`].
-pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
+#[inline(never)]
+pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
     s.writable()?;
     let has = |bit| t.valid.has(bit);
     if has(SetMask::CTIME) {
         return Err(Errno::PERM);
     }
+    let a = t.attr;
     let time = |set, given, sec, nsec| match (has(set), has(given)) {
         (false, _) => Time::Keep,
         (true, false) => Time::Now,
         (true, true) => Time::At(sec, nsec),
     };
-    let a = t.attr;
     let change = Change {
         perm: has(SetMask::MODE).then_some(a.perm.0),
         size: has(SetMask::SIZE).then_some(a.size),
@@ -86,6 +94,67 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<Rsetattr, Errno> {
             if has(SetMask::GID) { a.gid } else { Gid::NONE },
         ),
     };
-    s.fs.change(state.node(), state.open(), &change)?;
-    Ok(Rsetattr {})
+    s.fs.change(state.node(), state.open(), &change)
+}
+
+/// Tmultigetattr -> Rmultigetattr. Attributes of a chain of names, each below the one before it, up to the
+/// first that is missing or no directory; a first name that is empty is the fid's file itself. No fid is made,
+/// and nothing is opened but paths.
+///
+/// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
+/// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
+/// Source: protocol.md 3.15.
+#[inline(never)]
+pub fn multigetattr(
+    s: &mut Session<'_>,
+    t: Tmultigetattr<'_>,
+    out: &mut Writer<'_>,
+) -> Result<(), Errno> {
+    for (at, name) in t.names.iter().enumerate() {
+        below_or_own(at, name.0)?;
+    }
+    let state = s.get(t.fid)?;
+    let count_at = out.len();
+    0u16.write(out);
+    if t.names.len() > WALK_NAMES {
+        return Err(Errno::TOOBIG);
+    }
+    if out.room().len() < t.names.len() * <FullStat as Field>::LEAST {
+        return Err(Errno::MSGSIZE);
+    }
+    s.cost += 3 * t.names.len();
+    let (node, open) = (state.node(), state.open());
+    let mut below = None;
+    let mut count = 0u16;
+    for (at, name) in t.names.iter().enumerate() {
+        let name = below_or_own(at, name.0)?;
+        let (meta, device) = match s.fs.look(node, open, &mut below, name) {
+            Err(Errno::NOENT) if name.is_some() => break,
+            looked => looked?,
+        };
+        let kind = meta.file_type();
+        // A FullStat, piece by piece.
+        Qid {
+            kind: qid_type(kind),
+            version: 0,
+            path: qid_path(device, meta.inode()),
+        }
+        .write(out);
+        GetMask::GIVEN.write(out);
+        meta.attr().write(out);
+        count += 1;
+        if name.is_some() && kind != FileType::Directory {
+            break;
+        }
+    }
+    out.patch(count_at, &count.to_le_bytes());
+    Ok(())
+}
+
+/// A name of Tmultigetattr; none stands for the fid's own file. Error: `EINVAL` it is none.
+fn below_or_own(at: usize, name: &[u8]) -> Result<Option<Name<'_>>, Errno> {
+    if at == 0 && name.is_empty() {
+        return Ok(None);
+    }
+    Name::new(name).map(Some)
 }

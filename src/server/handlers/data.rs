@@ -9,10 +9,10 @@ use crate::p9::messages::{
 use crate::p9::wire::{Field, Writer};
 use crate::server::dispatch::Session;
 
-/// Tread -> Rread. One pread(2) straight into the reply.
+/// Tread -> Rread. One pread(2) straight into the reply; or a piece of the value that the fid holds.
 ///
 /// Errors, in this order: `EBADF` no such fid; `ENOBUFS` count above [`FRAME_BYTES`]; `EINVAL` not open;
-/// `EPERM` open for writing alone; then pread(2)'s: `EISDIR`, `EINVAL` an offset of 2^63 or more.
+/// `EPERM` open for writing alone, or a value that is written; then pread(2)'s: `EISDIR`, `EINVAL` an offset of 2^63 or more.
 /// A count above what the message size holds is cut.
 pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
@@ -20,8 +20,8 @@ pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), E
     if count > FRAME_BYTES {
         return Err(Errno::NOBUFS);
     }
-    let open = state.opened()?;
-    if s.fs.access(open)?.is_write_only() {
+    let value = state.value();
+    if !value.is_some() && s.fs.access(state.opened()?)?.is_write_only() {
         return Err(Errno::PERM);
     }
     let count_at = out.len();
@@ -29,25 +29,34 @@ pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), E
     let room = out.room();
     let count = count.min(room.len());
     s.cost += count / COST_BYTES;
-    let done =
-        s.fs.read(open, t.offset, room.get_mut(..count).unwrap_or_default())?;
+    let room = room.get_mut(..count).unwrap_or_default();
+    let done = if value.is_some() {
+        s.values.read(value, t.offset, room)?
+    } else {
+        s.fs.read(state.open(), t.offset, room)?
+    };
     out.advance(done);
     out.patch(count_at, &u32::try_from(done).unwrap_or(0).to_le_bytes());
     Ok(())
 }
 
 /// Twrite -> Rwrite. Straight from the request's bytes; what was written before a failure is told,
-/// and the failure if it was nothing.
+/// and the failure if it was nothing. To a fid of Txattrcreate: the value's next bytes.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` not open; `EPERM` open for reading alone;
-/// then pwrite(2)'s.
+/// Errors, in this order: `EBADF` no such fid; those of [`crate::server::values::Values::write`], or
+/// `EINVAL` not open; `EPERM` open for reading alone; then pwrite(2)'s.
 pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
-    let open = s.get(t.fid)?.opened()?;
-    if s.fs.access(open)?.is_read_only() {
-        return Err(Errno::PERM);
-    }
+    let state = s.get(t.fid)?;
     s.cost += t.data.0.len() / COST_BYTES;
-    let done = s.fs.write(open, t.offset, t.data.0)?;
+    let done = if state.value().is_some() {
+        s.values.write(state.value(), t.offset, t.data.0)?
+    } else {
+        let open = state.opened()?;
+        if s.fs.access(open)?.is_read_only() {
+            return Err(Errno::PERM);
+        }
+        s.fs.write(open, t.offset, t.data.0)?
+    };
     Ok(Rwrite {
         count: u32::try_from(done).unwrap_or(0),
     })

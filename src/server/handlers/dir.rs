@@ -49,7 +49,8 @@ pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result
     Ok(())
 }
 
-fn qid_type(kind: FileType) -> QidType {
+/// The type of a file, served or not, as a qid has it.
+pub(super) fn qid_type(kind: FileType) -> QidType {
     match kind {
         FileType::Directory => QidType::DIRECTORY,
         FileType::Symlink => QidType::SYMLINK,

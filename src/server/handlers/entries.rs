@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use crate::fs::name::Name;
 use crate::p9::messages::{
     Rlink, Rmkdir, Rmknod, Rremove, Rrename, Rrenameat, Rsymlink, Rumkdir, Rumknod, Runlinkat,
-    Rusymlink, Tlink, Tmkdir, Tmknod, Tremove, Trename, Trenameat, Tsymlink, Tumkdir, Tumknod,
-    Tunlinkat, Tusymlink,
+    Rusymlink, Tbind, Tlink, Tmkdir, Tmknod, Tremove, Trename, Trenameat, Tsymlink, Tumkdir,
+    Tumknod, Tunlinkat, Tusymlink,
 };
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
@@ -192,4 +192,14 @@ fn remove_file(s: &mut Session<'_>, node: crate::fs::NodeId) -> Result<(), Errno
     }
     s.writable()?;
     s.fs.unlink(parent, name.name()?, false)
+}
+
+/// Tbind. Sockets are not made: `EPERM` behind all checks, as in the original since 2022-10-24.
+///
+/// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted, not a directory, or open.
+pub fn bind(s: &mut Session<'_>, t: Tbind<'_>) -> Result<(), Errno> {
+    Name::new(t.name.0)?;
+    let (_, state) = s.directory(t.dfid)?;
+    state.not_opened(Errno::INVAL)?;
+    Err(Errno::PERM)
 }

@@ -21,6 +21,7 @@ use crate::text;
 impl Session<'_> {
     /// Gives up what a fid stood for.
     fn release(&mut self, state: State) {
+        self.values.release(state.value());
         self.fs.release_open(state.open());
         self.fs.release(state.node());
     }

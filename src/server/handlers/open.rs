@@ -2,21 +2,22 @@
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::net::SocketType;
 
+use crate::fs::OpenId;
 use crate::fs::attr::Kind;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
-use crate::p9::messages::{
-    Rlconnect, Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate,
-};
+use crate::p9::messages::{Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
 use crate::server::dispatch::{Donating, Session};
 use crate::server::fids::State;
 
-/// Tlopen -> Rlopen. Opens the file of a walked fid, once; a regular file's descriptor is donated.
+/// Tlopen -> Rlopen. Opens the file of a walked fid, once; the descriptor of a regular file or a FIFO is
+/// donated. A FIFO is not waited for: `ENXIO` for writing without a reader.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, already open, or a symlink;
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, already open, a symlink or a socket;
 /// `EISDIR` a directory for writing or to truncate; `EROFS` writing or truncating on a read-only attach
 /// point; then those of [`crate::fs::Fs::open`]. Flags but the access mode and O_TRUNC are ignored.
 /// Source: protocol.md 3.7, state of 2022; open(2).
@@ -28,7 +29,7 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
     }
     state.not_opened(Errno::INVAL)?;
     let kind = s.fs.kind(node)?;
-    if kind == Kind::Symlink {
+    if matches!(kind, Kind::Symlink | Kind::Socket) {
         return Err(Errno::INVAL);
     }
     let access = Access::of_flags(t.flags);
@@ -41,7 +42,7 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
     }
     let qid = s.fs.qid(node)?;
     let open = s.fs.open(node, access, truncate)?;
-    let donated = (kind == Kind::Regular).then(|| {
+    let donated = (kind != Kind::Directory).then(|| {
         s.fs.hold_open(open);
         open
     });
@@ -101,10 +102,22 @@ fn create(
     })
 }
 
-/// Tlconnect -> Rlconnect. Sockets cannot be walked to, so nothing is connected to.
+/// Tlconnect -> Rlconnect. A socket connected to the host's socket that was walked to; it is donated, and
+/// not the fid's: the reference is the reply's.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` not a socket.
-pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<Rlconnect, Errno> {
-    s.get(t.fid)?;
-    Err(Errno::INVAL)
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a socket; `ENXIO` a type other than
+/// stream, datagram and seqpacket; then those of [`crate::fs::Fs::connect`].
+#[inline(never)]
+pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<OpenId, Errno> {
+    let node = s.get(t.fid)?.node();
+    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Socket {
+        return Err(Errno::INVAL);
+    }
+    let kind = match t.socktype {
+        0 => SocketType::STREAM,
+        1 => SocketType::DGRAM,
+        2 => SocketType::SEQPACKET,
+        _ => return Err(Errno::NXIO),
+    };
+    s.fs.connect(node, kind)
 }

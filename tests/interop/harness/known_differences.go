@@ -10,6 +10,7 @@ var differences = map[string]map[string]known{
 	"ours": {
 		"ladder/above the highest: by a little": {"its highest", lower},
 		"ladder/above the highest: by far":      {"its highest", lower},
+		"xattrcreate/refused":                   {"ok", linuxXattr},
 	},
 	"fork": {
 		"ladder/above the highest: by a little":    {"its highest", lower},
@@ -64,5 +65,6 @@ const (
 	unknownVersion = "the fork answers \"unknown\" as 9P2000 says, and takes any message size"
 	noDescriptors  = "the fork took the donating of descriptors out"
 	noAllocate     = "the fork has no Tallocate though it speaks version 7"
+	linuxXattr     = "ours serves user.* by Linux's own xattr messages too"
 	noXattr        = "the original refuses all extended attributes; ours serves user.*"
 )

@@ -143,7 +143,7 @@ impl Meta {
     }
 
     /// As the wire has it: the mode whole, birth time, generation and data version not given.
-    #[inline(never)] // 1 kB
+    #[inline(never)] // three users
     pub fn attr(&self) -> Attr {
         let s = &self.0;
         // The wire's times are unsigned; one before 1970 wraps, as the original's does.
@@ -233,7 +233,7 @@ impl Fs {
 /// Opens the path `name` in a directory, nothing else, without following: its descriptor and attributes.
 ///
 /// Errors: openat(2)'s, fstat(2)'s.
-#[inline(never)] // used by walks and makers
+#[inline(never)] // three users
 pub(super) fn hold(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Meta), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat(dir, name, flags, Mode::empty())?;

@@ -176,7 +176,7 @@ fn fixed_seeds_do_on_the_tree_what_they_do_on_its_twin() {
         all.len()
     ));
     if steps >= STEPS {
-        assert_eq!(kinds.len(), 24, "{kinds:?}");
+        assert_eq!(kinds.len(), 25, "{kinds:?}");
         // Not all of them in vain.
         for kind in kinds.iter().filter(|kind| **kind != "Attach") {
             let done = all.get(&((*kind).into(), "done".into()));

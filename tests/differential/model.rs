@@ -84,6 +84,36 @@ impl Node {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
 
+    fn has_xattrs(&self) -> Outcome<()> {
+        match self.kind {
+            Kind::Regular | Kind::Directory => Ok(()),
+            Kind::Symlink | Kind::Special => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn xattr(&self, name: &[u8]) -> Outcome<Vec<u8>> {
+        self.has_xattrs()?;
+        let mut value = vec![0; 65_536];
+        match rustix::fs::getxattr(self.link().as_str(), name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+        }
+        Ok(value)
+    }
+
+    /// The list as listxattr(2) has it.
+    fn xattrs(&self) -> Outcome<Vec<u8>> {
+        if self.has_xattrs().is_err() {
+            return Ok(Vec::new());
+        }
+        let mut list = vec![0; 65_536];
+        match rustix::fs::listxattr(self.link().as_str(), &mut list[..]) {
+            Ok(length) => list.truncate(length),
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+        }
+        Ok(list)
+    }
+
     pub fn stat(&self) -> FileStat {
         fstat(&self.fd).expect("fstat a held file")
     }
@@ -123,6 +153,16 @@ pub struct Model {
 const HELD: OFlag = OFlag::O_PATH
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
+
+/// A name of an attribute that is served.
+fn user(name: &[u8]) -> Outcome<()> {
+    match name {
+        name if !name.starts_with(b"user.") => Err(Errno::EOPNOTSUPP),
+        name if name.len() > 255 => Err(Errno::ERANGE),
+        name if name.contains(&0) => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
 
 fn mode_of(perm: u32) -> Mode {
     Mode::from_bits_truncate(perm & 0o7777)
@@ -443,6 +483,82 @@ impl Model {
         }
         let target = readlinkat(&node.fd, "")?;
         Ok(std::os::unix::ffi::OsStringExt::into_vec(target))
+    }
+
+    // ---- extended attributes: user.* of files and directories ----
+
+    /// EBADF; deleted EINVAL.
+    fn alive(&self, fid: u32) -> Outcome<&Node> {
+        let node = &self.get(fid)?.node;
+        if node.is_deleted() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(node)
+    }
+
+    pub fn get_xattr(&self, fid: u32, name: &[u8], size: u64) -> Outcome<Vec<u8>> {
+        let node = self.alive(fid)?;
+        user(name)?;
+        let value = node.xattr(name)?;
+        if size > 0 && value.len() as u64 > size {
+            return Err(Errno::ERANGE);
+        }
+        Ok(value)
+    }
+
+    pub fn list_xattrs(&self, fid: u32, size: u64) -> Outcome<BTreeSet<Vec<u8>>> {
+        let list = self.alive(fid)?.xattrs()?;
+        if size > 0 && list.len() as u64 > size {
+            return Err(Errno::ERANGE);
+        }
+        let names = list
+            .split(|&byte| byte == 0)
+            .filter(|name| !name.is_empty());
+        Ok(names.map(<[u8]>::to_vec).collect())
+    }
+
+    pub fn walk_xattr(&self, fid: u32, name: &[u8]) -> Outcome<Vec<u8>> {
+        let node = &self.get(fid)?.node;
+        if name.is_empty() {
+            return node.xattrs();
+        }
+        user(name).map_err(|_| Errno::ENODATA)?;
+        node.xattr(name)
+    }
+
+    /// Read-only; a name that is not served.
+    pub fn may_create_xattr(&self, fid: u32, name: &[u8]) -> Outcome<()> {
+        self.get(fid)?;
+        self.writable()?;
+        user(name)
+    }
+
+    pub fn set_xattr(&self, fid: u32, name: &[u8], value: Option<(&[u8], u32)>) -> Outcome<()> {
+        self.alive(fid)?;
+        self.may_create_xattr(fid, name)?;
+        self.set_xattr_of_any(fid, name, value)
+    }
+
+    pub fn set_xattr_of_any(
+        &self,
+        fid: u32,
+        name: &[u8],
+        value: Option<(&[u8], u32)>,
+    ) -> Outcome<()> {
+        if value.is_some_and(|(_, flags)| flags > 3) {
+            return Err(Errno::EINVAL);
+        }
+        let node = &self.get(fid)?.node;
+        node.has_xattrs()?;
+        let path = node.link();
+        match value {
+            Some((value, flags)) => {
+                let flags = rustix::fs::XattrFlags::from_bits_retain(flags);
+                rustix::fs::setxattr(path.as_str(), name, value, flags)
+            }
+            None => rustix::fs::removexattr(path.as_str(), name),
+        }
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
     }
 
     pub fn setattr(&self, fid: u32, valid: u32, attr: &SetAttr) -> Outcome<()> {

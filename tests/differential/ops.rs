@@ -141,10 +141,40 @@ pub enum Op {
     Fsync {
         fid: u32,
     },
-    /// Tflushf, Tlconnect, Txattrwalk, Txattrcreate: nothing happens.
+    /// An extended attribute, by gVisor's message or by Linux's walk.
+    Xattr {
+        fid: u32,
+        act: Act,
+        name: Name,
+    },
+    /// Tsetattrclunk with nothing to change, Tmultigetattr of the fid alone, Tflushf, Tlconnect.
     Idle {
         fid: u32,
         which: u8,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum Act {
+    Get {
+        size: u64,
+    },
+    Set {
+        length: usize,
+        byte: u8,
+        flags: u32,
+    },
+    Remove,
+    List {
+        size: u64,
+    },
+    /// Txattrwalk, Tread, Tclunk.
+    Walk,
+    /// Twalk, Txattrcreate, Twrite, Tclunk.
+    Create {
+        length: usize,
+        byte: u8,
+        flags: u32,
     },
 }
 
@@ -361,6 +391,46 @@ impl Chooser<'_> {
         }
     }
 
+    fn xattr(&mut self) -> Op {
+        let name: &[u8] = match self.random.below(12) {
+            0 => self.random.of(&[
+                &b""[..],
+                b"user",
+                b"user.",
+                b"security.capability",
+                b"trusted.a",
+                b"user.a\0b",
+                &[b'u'; 300],
+            ]),
+            _ => self.random.of(&[&b"user.a"[..], b"user.b"]),
+        };
+        let size = self.random.of(&[0, 1, 7, 14, 100, 65_536, u64::MAX]);
+        let length = self.random.of(&[0, 0, 1, 50, 100, 200]);
+        let flags = self.random.of(&[0, 0, 0, 1, 2, 3, 4, u32::MAX]);
+        let byte = self.random.next() as u8;
+        let act = match self.random.below(10) {
+            0 | 1 => Act::Get { size },
+            2..=4 => Act::Set {
+                length,
+                byte,
+                flags,
+            },
+            5 => Act::Remove,
+            6 => Act::List { size },
+            7 | 8 => Act::Walk,
+            _ => Act::Create {
+                length,
+                byte,
+                flags,
+            },
+        };
+        Op::Xattr {
+            fid: self.fid(),
+            act,
+            name: Name(name.to_vec()),
+        }
+    }
+
     fn count(&mut self) -> u32 {
         self.random.of(&[0, 10, 24, 30, 60, 100, 4096, 65536])
     }
@@ -515,7 +585,8 @@ impl Chooser<'_> {
             91..=92 => Op::Readlink {
                 fid: self.fid_where(|kind, _| kind == Kind::Symlink),
             },
-            93..=96 => Op::Getattr {
+            93..=94 => self.xattr(),
+            95..=96 => Op::Getattr {
                 fid: self.fid(),
                 mask: self.random.next(),
             },

@@ -3,7 +3,7 @@
 use crate::compare;
 use crate::harness::{Gofer, Mount, Tree, serve_mounts};
 use crate::model::{FidState, Kind, Model, Node, Outcome};
-use crate::ops::{Name, Op, ROOT, SHARED, Step};
+use crate::ops::{Act, Name, Op, ROOT, SHARED, Step};
 use crate::p9::{Answer, Client, Data, Dirent, Fault, NOID, Qid, Ropen};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fstat};
@@ -376,6 +376,7 @@ impl Pair<'_> {
                     self.model.fsync(*fid),
                 )?;
             }
+            Op::Xattr { fid, act, name } => self.xattr(*fid, act, &name.0)?,
             Op::Idle { fid, which } => {
                 let known = self.model.get(*fid).map(drop);
                 match which {
@@ -385,20 +386,28 @@ impl Pair<'_> {
                         both(&mut self.refusal, self.client.lconnect(*fid, 0), want)?;
                     }
                     2 => {
-                        let want = known.and(Err::<(), _>(Errno::ENODATA));
-                        both(
-                            &mut self.refusal,
-                            self.client.xattrwalk(*fid, 2, b"user.a"),
-                            want,
-                        )?;
+                        let got = self.client.multigetattr(*fid, &[b""]);
+                        if let Some((got, ())) = both(&mut self.refusal, got, known)? {
+                            equal("stats", got.stats.len(), 1)?;
+                            qid_of(&got.stats[0].qid, self.node(*fid))?;
+                            let twin = self.node(*fid).stat();
+                            compare::attributes(got.stats[0].valid, &got.stats[0].attr, &twin)?;
+                        }
                     }
                     _ => {
-                        let want = known.and(Err::<(), _>(Errno::ENOSYS));
-                        both(
-                            &mut self.refusal,
-                            self.client.xattrcreate(*fid, b"user.a", 1, 0),
-                            want,
-                        )?;
+                        // A clone of its own is given up with it.
+                        let spare = u32::MAX - 1;
+                        let got = self.client.walk(*fid, spare, &[]);
+                        let want = self.model.walk(*fid, spare, &[]);
+                        if both(&mut self.refusal, got, want)?.is_some() {
+                            let none = crate::p9::SetAttr::default();
+                            let got = self.client.setattrclunk(spare, 0, &none);
+                            let want = self.model.setattr(spare, 0, &none);
+                            self.model.clunk(spare).expect("a fid of the model");
+                            both(&mut self.refusal, got, want)?;
+                            let gone = Err::<(), _>(Errno::EBADF);
+                            both(&mut self.refusal, self.client.clunk(spare), gone)?;
+                        }
                     }
                 }
             }
@@ -437,6 +446,89 @@ impl Pair<'_> {
     }
 
     /// What a fid was opened on is its node's file, and a regular one's descriptor came along.
+    fn xattr(&mut self, fid: u32, act: &Act, name: &[u8]) -> Same {
+        let spare = u32::MAX - 1;
+        let (client, model, refusal) = (&mut *self.client, &*self.model, &mut self.refusal);
+        match *act {
+            Act::Get { size } => {
+                let want = model.get_xattr(fid, name, size);
+                let got = client.getxattr(fid, name, size);
+                if let Some((got, want)) = both(refusal, got, want)? {
+                    equal("value", got.value, want)?;
+                }
+            }
+            Act::Set {
+                length,
+                byte,
+                flags,
+            } => {
+                let value = vec![byte; length];
+                let want = model.set_xattr(fid, name, Some((&value, flags)));
+                both(refusal, client.setxattr(fid, name, &value, flags), want)?;
+            }
+            Act::Remove => {
+                let want = model.set_xattr(fid, name, None);
+                both(refusal, client.removexattr(fid, name), want)?;
+            }
+            Act::List { size } => {
+                let want = model.list_xattrs(fid, size);
+                if let Some((got, want)) = both(refusal, client.listxattr(fid, size), want)? {
+                    equal("names", got.names.into_iter().collect(), want)?;
+                }
+            }
+            Act::Walk => {
+                let want = model.walk_xattr(fid, name);
+                let got = client.xattrwalk(fid, spare, name);
+                if let Some((got, want)) = both(refusal, got, want)? {
+                    let read = client.read_all(spare).map_err(|fault| fault.to_string())?;
+                    client.clunk(spare).map_err(|fault| fault.to_string())?;
+                    equal("size", got.size, read.len() as u64)?;
+                    let sorted = |bytes: &[u8]| -> Vec<Vec<u8>> {
+                        let mut all: Vec<_> = bytes.split_inclusive(|&b| b == 0).collect();
+                        all.sort();
+                        all.into_iter().map(<[u8]>::to_vec).collect()
+                    };
+                    match name {
+                        b"" => equal("names", sorted(&read), sorted(&want))?,
+                        _ => equal("value", read, want)?,
+                    }
+                }
+            }
+            Act::Create {
+                length,
+                byte,
+                flags,
+            } => {
+                let value = vec![byte; length];
+                let got = client.walk(fid, spare, &[]);
+                let want = self.model.walk(fid, spare, &[]);
+                if both(refusal, got, want)?.is_none() {
+                    return Ok(());
+                }
+                let want = self.model.may_create_xattr(spare, name);
+                let got = client.xattrcreate(spare, name, length as u64, flags);
+                if both(refusal, got, want)?.is_none() {
+                    both(refusal, client.clunk(spare), self.model.clunk(spare))?;
+                    return Ok(());
+                }
+                if length > 0 {
+                    let written = client.write(spare, 0, Data(&value));
+                    equal(
+                        "count",
+                        written.map_err(|fault| fault.to_string())?.count as usize,
+                        length,
+                    )?;
+                }
+                let removes = length == 0 && flags == 2;
+                let what = (!removes).then_some((value.as_slice(), flags));
+                let want = self.model.set_xattr_of_any(spare, name, what);
+                both(refusal, client.clunk(spare), want)?;
+                self.model.clunk(spare).expect("a fid of the model");
+            }
+        }
+        Ok(())
+    }
+
     fn opened(&self, fid: u32, got: Ropen) -> Same {
         let state = self.known(fid);
         qid_of(&got.qid, &state.node)?;

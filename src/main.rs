@@ -363,10 +363,14 @@ impl Say for OneLine<'_> {
             escaped = byte == b'\\' && !escaped;
             space
         }) {
-            match core::str::from_utf8(word.trim_ascii_end()) {
-                Ok(word) => to.put(word.as_bytes()),
-                Err(_) => Quoted(word).say(to),
+            let mut rest = word.trim_ascii_end();
+            while let Err(at) = core::str::from_utf8(rest) {
+                let (valid, behind) = rest.split_at_checked(at.valid_up_to()).unwrap_or_default();
+                to.put(valid);
+                to.put("\u{fffd}".as_bytes()); // as it was read
+                rest = behind.get(1..).unwrap_or_default();
             }
+            to.put(rest);
         }
     }
 }

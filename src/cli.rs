@@ -421,6 +421,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
                 Err(_) => Some(RANGE),
             },
         },
+        b's' if name == b"overlay2" && !is_overlay(value) => Some(SYNTAX),
         // Their values are checked when it is known which runtime calls.
         b'n' | b'w' => None,
         b'a' if name == b"file-access" => None,
@@ -431,6 +432,16 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
 
 const SYNTAX: Told = b"parse error";
 const RANGE: Told = b"value out of range";
+
+/// Whether it is none, or what the overlay lies over and what it lies on.
+fn is_overlay(value: &[u8]) -> bool {
+    match value {
+        [b'r', b'o', b'o', b't', b':', medium @ ..] | [b'a', b'l', b'l', b':', medium @ ..] => {
+            matches!(medium, b"memory" | b"self" | [b'd', b'i', b'r', b'=', ..])
+        }
+        _ => value == b"none",
+    }
+}
 
 /// Go's strconv.ParseBool.
 fn boolean(text: &[u8]) -> Option<bool> {

@@ -66,9 +66,11 @@ pub struct Target {
     pub format: Format,
     /// The least level that goes there.
     pub least: Level,
-    /// Whether it is a socket, which is told call by call not to block. Pipes and terminals were opened
-    /// again without blocking where that could be done; files do not block.
+    /// Whether it is a socket, which is told call by call not to block.
     pub is_socket: bool,
+    /// Whether it is asked first if it takes anything: a pipe or a terminal that could not be opened again
+    /// without blocking. Files do not block.
+    pub may_block: bool,
 }
 
 /// Where lines go, and what all of them carry.
@@ -214,7 +216,8 @@ const JSON_TAIL_BYTES: usize = 96;
 
 /// Writes the line if that can be done at once. A pipe or a terminal that could not be opened again
 /// without blocking, for want of /proc, is at least asked first. Its descriptor is shared with other
-/// processes, so it is not made non-blocking.
+/// processes, so it is not made non-blocking. The others are not asked: a pipe that has room for a line, but
+/// no page to spare, would say no.
 fn write_whole(target: Target, line: &[u8]) -> Result<(), Errno> {
     let events = i16::try_from(POLLOUT).unwrap_or(0);
     let mut polled = [pollfd {
@@ -222,7 +225,7 @@ fn write_whole(target: Target, line: &[u8]) -> Result<(), Errno> {
         events,
         revents: 0,
     }];
-    if ppoll(&mut polled, 0)? == 0 {
+    if target.may_block && ppoll(&mut polled, 0)? == 0 {
         return Err(Errno::AGAIN);
     }
     let written = if target.is_socket {

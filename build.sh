@@ -42,6 +42,8 @@ need_tools() {
 need_test_tools() {
     need_tools
     need_packages binutils strace
+    # Go reads specs beside us; the certificates are for its module of the OCI's types.
+    command -v go >/dev/null || need_packages golang-go ca-certificates
 }
 
 # Runs a stage under its name and prints the seconds that it took.

@@ -54,6 +54,11 @@ impl<'a> Options<'a> {
         integer(self.text(name)).map_or(0, |(_, size)| size)
     }
 
+    /// Whether a log is named, other than standard error.
+    pub fn names_log(&self) -> bool {
+        !self.text("log").is_empty() || self.number("log-fd") >= 0
+    }
+
     /// Which runtime is calling.
     pub fn contract(&self) -> Contract {
         if self.number("spec-fd") >= 0 {
@@ -180,8 +185,11 @@ const GLOBAL_HELP: &str = "
 ///
 /// Two forms: `[global flags] gofer [flags]`, as a runtime calls it, and `[flags]` of both kinds
 /// alone. In the first, flags of the gofer before the word are unknown, as in the original.
-pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Command<'a>, Refusal> {
-    let mut options = Options::default();
+/// `options` takes what is read, and has what was read before a refusal.
+pub fn parse<'a>(
+    words: impl Iterator<Item = &'a [u8]> + Clone,
+    options: &mut Options<'a>,
+) -> Result<Command<'a>, Refusal> {
     let mut parser = Parser {
         words: words.clone(),
     };
@@ -189,10 +197,10 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Comman
         status: if names_command(words.clone()) { 2 } else { 128 },
         text,
     };
-    match parser.flags(&[GLOBAL_FLAGS], &mut options) {
+    match parser.flags(&[GLOBAL_FLAGS], options) {
         Ok(Stop::Help) => return Ok(Command::Help),
         Ok(Stop::Word(Some(b"gofer"))) => {
-            let stop = parser.flags(&[GOFER_FLAGS], &mut options).map_err(local)?;
+            let stop = parser.flags(&[GOFER_FLAGS], options).map_err(local)?;
             return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
@@ -209,12 +217,12 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Comman
         Err(_) if !names_command(words.clone()) => {}
         Err(text) => return Err(global(text)),
     }
-    let mut options = Options::default();
+    *options = Options::default();
     let mut parser = Parser {
         words: words.clone(),
     };
     let stop = parser
-        .flags(&[GOFER_FLAGS, GLOBAL_FLAGS], &mut options)
+        .flags(&[GOFER_FLAGS, GLOBAL_FLAGS], options)
         .map_err(local)?;
     finish(&stop, options, &global)
 }
@@ -242,7 +250,7 @@ fn local(text: Told) -> Refusal {
 
 fn finish<'a>(
     stop: &Stop<'a>,
-    options: Options<'a>,
+    options: &mut Options<'a>,
     global: &dyn Fn(Told) -> Refusal,
 ) -> Result<Command<'a>, Refusal> {
     match stop {
@@ -252,14 +260,14 @@ fn finish<'a>(
     if options.flag("version") {
         return Ok(Command::Version);
     }
-    check(&options, global)?;
+    check(options, global)?;
     if options.text("bundle").is_empty() {
         return Err(local(b"--bundle is missing"));
     }
     if options.io_fds.is_empty() {
         return Err(local(b"--io-fds is missing"));
     }
-    Ok(Command::Serve(options))
+    Ok(Command::Serve(core::mem::take(options)))
 }
 
 /// The values that the original checks before its sub-command runs, each contract in its own words.
@@ -423,6 +431,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
                 Err(_) => Some(RANGE),
             },
         },
+        b's' if name == b"overlay2" && !is_overlay(value) => Some(SYNTAX),
         // Their values are checked when it is known which runtime calls.
         b'n' | b'w' => None,
         b'a' if name == b"file-access" => None,
@@ -433,6 +442,16 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
 
 const SYNTAX: Told = b"parse error";
 const RANGE: Told = b"value out of range";
+
+/// Whether it is none, or what the overlay lies over and what it lies on.
+fn is_overlay(value: &[u8]) -> bool {
+    match value {
+        [b'r', b'o', b'o', b't', b':', medium @ ..] | [b'a', b'l', b'l', b':', medium @ ..] => {
+            matches!(medium, b"memory" | b"self" | [b'd', b'i', b'r', b'=', ..])
+        }
+        _ => value == b"none",
+    }
+}
 
 /// Go's strconv.ParseBool.
 fn boolean(text: &[u8]) -> Option<bool> {
@@ -604,7 +623,7 @@ mod tests {
 
     fn run<'a>(words: &[&'a str]) -> Result<Command<'a>, Refusal> {
         let words: Vec<&'a [u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        parse(words.into_iter())
+        parse(words.into_iter(), &mut Options::default())
     }
 
     fn serve<'a>(words: &[&'a str]) -> Options<'a> {

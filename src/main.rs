@@ -54,13 +54,18 @@ fn start(args: Args) -> i32 {
         return 128; // nothing is open yet, and nothing is told of it: the linker always makes the range
     }
     let words = List::of((1..).map_while(|at| args.get(at)));
-    let command = match cli::parse(words.iter().copied()) {
+    let mut options = Options::default();
+    let command = match cli::parse(words.iter().copied(), &mut options) {
         Ok(command) => command,
         Err(refusal) => {
             say(
                 2,
                 text!("gofer: %; --help lists the flags", Raw(refusal.text)),
             );
+            // A log is opened behind the runtime's own flags; standard error has just been told.
+            if refusal.status == 128 && options.names_log() {
+                let _told = serve(&options, &words, Some(refusal.text));
+            }
             return refusal.status;
         }
     };
@@ -73,7 +78,7 @@ fn start(args: Args) -> i32 {
             say(1, text!("gofer %", VERSION));
             0
         }
-        Command::Serve(options) => match serve(&options, &words) {
+        Command::Serve(options) => match serve(&options, &words, None) {
             Ok(()) => 0,
             Err(Fatal(text)) => {
                 complain(text);
@@ -109,17 +114,19 @@ fn say(fd: RawFd, text: Text<'_>) {
 
 const VERSION: Arg<'static> = Str(env!("CARGO_PKG_VERSION"));
 
-/// All of it: read, confine, serve.
-fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
+/// All of it: read, confine, serve. Or, of a command line that is `refused`, tell the logs why.
+fn serve(options: &Options<'_>, words: &[&[u8]], refused: Option<Told>) -> Result<(), Fatal> {
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
     raw::ignore_write_signals().map_err(step("ignoring signals"))?;
     let pid = u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs());
     let mut log = Log::new(pid, host_zone());
     let mut logs = List::new();
-    let sockets = match open_inherited(options, &mut log, &mut logs) {
+    let sockets = match open_inherited(options, refused, &mut log, &mut logs) {
         Ok(sockets) => sockets,
         Err(fault) => {
-            complain(fault.0); // before a log may take the place of standard error
+            if refused.is_none() {
+                complain(fault.0); // before a log may take the place of standard error
+            }
             if descriptors::settle(logs, &[]).is_ok() {
                 log.fatal(text!("%", Raw(fault.0)));
             }
@@ -137,6 +144,7 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
 /// The logs, so that all that goes wrong stands there, and the sockets.
 fn open_inherited(
     options: &Options<'_>,
+    refused: Option<Told>,
     log: &mut Log,
     logs: &mut Placed,
 ) -> Result<List<(OwnedFd, RawFd)>, Fatal> {
@@ -146,6 +154,7 @@ fn open_inherited(
     // Looked at before any is moved.
     let checked = descriptors::check_named(&options.io_fds, &named);
     log::open::open(options, log, logs).map_err(Fatal)?;
+    refused.map_or(Ok(()), |text| Err(Fatal(text)))?;
     refuse_contract(options)?;
     checked.map_err(|(number, errno)| no_server(number, errno))?;
     adopt_sockets(options)
@@ -374,10 +383,14 @@ impl Say for OneLine<'_> {
             escaped = byte == b'\\' && !escaped;
             space
         }) {
-            match core::str::from_utf8(word.trim_ascii_end()) {
-                Ok(word) => to.put(word.as_bytes()),
-                Err(_) => Quoted(word).say(to),
+            let mut rest = word.trim_ascii_end();
+            while let Err(at) = core::str::from_utf8(rest) {
+                let (valid, behind) = rest.split_at_checked(at.valid_up_to()).unwrap_or_default();
+                to.put(valid);
+                to.put("\u{fffd}".as_bytes()); // as it was read
+                rest = behind.get(1..).unwrap_or_default();
             }
+            to.put(rest);
         }
     }
 }

@@ -116,10 +116,10 @@ impl Say for Refusal {
 /// The OCI's types (runtime-spec 1.0.2), one structure a line: its name, then its keys with their types.
 /// `s` string, `b` boolean, `i` int, `u` uint, and with bits behind; `F` a file's mode; `[` list of, `{` map
 /// from strings to, a name for a structure, a name behind `s` for a string type of its own; `*` before it
-/// for a pointer, which null takes away. An `Object` is one of a system that is refused anyway: what it
-/// holds is not looked at.
-const SCHEMA: &str = "\
-Spec ociVersion:s process:*Process root:*Root hostname:s mounts:[Mount hooks:*Hooks annotations:{s linux:*Linux solaris:*Object windows:*Object vm:*VM
+/// for a pointer, which null takes away; `a` anything, and of that no number is too large, other than for Go,
+/// which makes a float of it. tests/gospec compares the table with the types themselves.
+pub const SCHEMA: &str = "\
+Spec ociVersion:s process:*Process root:*Root hostname:s mounts:[Mount hooks:*Hooks annotations:{s linux:*Linux solaris:*Solaris windows:*Windows vm:*VM
 Process terminal:b consoleSize:*Box user:User args:[s commandLine:s env:[s cwd:s capabilities:*LinuxCapabilities rlimits:[POSIXRlimit noNewPrivileges:b apparmorProfile:s oomScoreAdj:*i selinuxLabel:s
 LinuxCapabilities bounding:[s effective:[s inheritable:[s permitted:[s ambient:[s
 Box height:u width:u
@@ -154,7 +154,18 @@ LinuxSeccomp defaultAction:sLinuxSeccompAction architectures:[sArch flags:[sLinu
 LinuxSeccompArg index:u value:u64 valueTwo:u64 op:sLinuxSeccompOperator
 LinuxSyscall names:[s action:sLinuxSeccompAction args:[LinuxSeccompArg
 LinuxIntelRdt closID:s l3CacheSchema:s memBwSchema:s
-Object -:a";
+Solaris milestone:s limitpriv:s maxShmMemory:s anet:[SolarisAnet cappedCPU:*SolarisCappedCPU cappedMemory:*SolarisCappedMemory
+SolarisAnet linkname:s lowerLink:s allowedAddress:s configureAllowedAddress:s defrouter:s linkProtection:s macAddress:s
+SolarisCappedCPU ncpus:s
+SolarisCappedMemory physical:s swap:s
+Windows layerFolders:[s devices:[WindowsDevice resources:*WindowsResources credentialSpec:a servicing:b ignoreFlushesDuringBoot:b hyperv:*WindowsHyperV network:*WindowsNetwork
+WindowsCPUResources count:*u64 shares:*u16 maximum:*u16
+WindowsDevice id:s idType:s
+WindowsHyperV utilityVMPath:s
+WindowsMemoryResources limit:*u64
+WindowsNetwork endpointList:[s allowUnqualifiedDNSQuery:b DNSSearchList:[s networkSharedContainerName:s networkNamespace:s
+WindowsResources memory:*WindowsMemoryResources cpu:*WindowsCPUResources storage:*WindowsStorageResources
+WindowsStorageResources iops:*u64 bps:*u64 sandboxSize:*u64";
 
 /// The fields that are kept. A field that the table does not know is `Other`, and so is what lies in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,7 +8,6 @@ use core::cell::Cell;
 
 use linux_raw_sys::general::{POLLOUT, pollfd};
 use rustix::fd::RawFd;
-use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::clock::{Civil, Offset};
@@ -66,9 +65,11 @@ pub struct Target {
     pub format: Format,
     /// The least level that goes there.
     pub least: Level,
-    /// Whether it is a socket, which is told call by call not to block. Pipes and terminals were opened
-    /// again without blocking where that could be done; files do not block.
+    /// Whether it is a socket, which is told call by call not to block.
     pub is_socket: bool,
+    /// Whether it is asked first if it takes anything: a pipe or a terminal that could not be opened again
+    /// without blocking. Files do not block.
+    pub may_block: bool,
 }
 
 /// Where lines go, and what all of them carry.
@@ -81,8 +82,8 @@ pub struct Log {
     pub targets: [Option<Target>; 3],
     /// Whether lines of level debug are made, and every request is one.
     pub debug: bool,
-    /// Lines lost at each target since it was last told.
-    lost: [Cell<u64>; 3],
+    /// At each target, lines lost since that was last told, and whether the end of one is missing there.
+    lost: [(Cell<u64>, Cell<bool>); 3],
 }
 
 impl Log {
@@ -93,7 +94,7 @@ impl Log {
             offset,
             targets: [None; 3],
             debug: false,
-            lost: [const { Cell::new(0) }; 3],
+            lost: [const { (Cell::new(0), Cell::new(false)) }; 3],
         }
     }
 
@@ -131,21 +132,26 @@ impl Log {
 
     fn send(&self, level: Level, text: Text<'_>, long: bool) {
         let now = Civil::of(wall_clock(), self.offset);
-        for (target, lost) in self.targets.iter().zip(&self.lost) {
+        for (target, (lost, torn)) in self.targets.iter().zip(&self.lost) {
             let Some(target) = target.filter(|target| level >= target.least) else {
                 continue;
             };
-            let before = lost.replace(0);
-            let notice = [Number(before)];
-            let notice = Text::new("*** Dropped % log messages ***", &notice);
-            if before > 0
-                && self
-                    .put(target, Level::Warning, now, notice, false)
-                    .is_err()
-            {
-                lost.set(before + 1); // this line too
-            } else if self.put(target, level, now, text, long).is_err() {
-                lost.set(1);
+            let told = || {
+                if torn.get() {
+                    write_whole(target, b"\n")?;
+                    torn.set(false);
+                }
+                if lost.get() > 0 {
+                    let notice = [Number(lost.get())];
+                    let notice = Text::new("*** Dropped % log messages ***", &notice);
+                    self.put(target, Level::Warning, now, notice, false)?;
+                    lost.set(0);
+                }
+                self.put(target, level, now, text, long)
+            };
+            if let Err(Lost { is_torn }) = told() {
+                lost.set(lost.get() + 1);
+                torn.set(torn.get() || is_torn);
             }
         }
     }
@@ -174,7 +180,7 @@ impl Log {
         now: Civil,
         text: Text<'_>,
         long: bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), Lost> {
         let mut line = Line::new();
         line.is_text = target.format == Format::Text;
         line.spills_to = long.then_some(target);
@@ -188,7 +194,7 @@ impl Log {
                 self.head(&mut line, level, now);
                 line.put(fatal.as_bytes());
                 text.say(&mut line);
-                return write_whole(target, line.finish());
+                return line.end(target);
             }
             Format::Json => "msg",
             Format::JsonK8s => "log",
@@ -205,7 +211,7 @@ impl Log {
         text.say(&mut Escaped(&mut line));
         line.keep_back(0);
         text!("\",\"level\":\"%\",\"time\":\"%\"}", Str(name), Said(&now)).say(&mut line);
-        write_whole(target, line.finish())
+        line.end(target)
     }
 }
 
@@ -214,31 +220,38 @@ const JSON_TAIL_BYTES: usize = 96;
 
 /// Writes the line if that can be done at once. A pipe or a terminal that could not be opened again
 /// without blocking, for want of /proc, is at least asked first. Its descriptor is shared with other
-/// processes, so it is not made non-blocking.
-fn write_whole(target: Target, line: &[u8]) -> Result<(), Errno> {
+/// processes, so it is not made non-blocking. The others are not asked: a pipe that has room for a line, but
+/// no page to spare, would say no.
+fn write_whole(target: Target, line: &[u8]) -> Result<(), Lost> {
     let events = i16::try_from(POLLOUT).unwrap_or(0);
     let mut polled = [pollfd {
         fd: target.fd,
         events,
         revents: 0,
     }];
-    if ppoll(&mut polled, 0)? == 0 {
-        return Err(Errno::AGAIN);
-    }
-    let written = if target.is_socket {
-        send(
+    let may_write = !target.may_block || ppoll(&mut polled, 0).is_ok_and(|ready| ready > 0);
+    let written = match may_write {
+        false => 0,
+        true if target.is_socket => send(
             fixed(target.fd),
             line,
             SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
         )
-    } else {
-        rustix::io::write(fixed(target.fd), line)
+        .unwrap_or(0),
+        true => rustix::io::write(fixed(target.fd), line).unwrap_or(0),
     };
-    if written? == line.len() {
-        Ok(())
-    } else {
-        Err(Errno::AGAIN)
+    match written == line.len() {
+        true => Ok(()),
+        false => Err(Lost {
+            is_torn: written > 0,
+        }),
     }
+}
+
+/// A line could not be written.
+struct Lost {
+    /// Whether its beginning could.
+    is_torn: bool,
 }
 
 /// A line under assembly; what does not fit is cut.
@@ -252,6 +265,8 @@ pub struct Line {
     is_text: bool,
     /// Where a full buffer is written to, to go on with an empty one.
     spills_to: Option<Target>,
+    /// Whether that was done: the line's beginning is written.
+    is_spilled: bool,
 }
 
 impl Line {
@@ -265,12 +280,21 @@ impl Line {
             is_cut: false,
             is_text: true,
             spills_to: None,
+            is_spilled: false,
         }
     }
 
     /// Keeps `bytes` at the end free from what is written next, which begins uncut.
     fn keep_back(&mut self, bytes: usize) {
         (self.kept_back, self.is_cut) = (bytes, false);
+    }
+
+    /// Writes what is not written yet, with the newline.
+    fn end(&mut self, target: Target) -> Result<(), Lost> {
+        let is_torn = self.is_spilled;
+        write_whole(target, self.finish()).map_err(|lost| Lost {
+            is_torn: is_torn || lost.is_torn,
+        })
     }
 
     /// The line with its newline. Line breaks and other control characters in it have become `?`.
@@ -304,8 +328,11 @@ impl Line {
         self.clean();
         let bytes = self.bytes.get(..self.len).unwrap_or_default();
         match self.spills_to.map(|target| write_whole(target, bytes)) {
-            Some(Ok(())) => self.len = 0,
-            _ => self.is_cut = true,
+            Some(Ok(())) => (self.len, self.is_spilled) = (0, true),
+            Some(Err(lost)) => {
+                (self.is_cut, self.is_spilled) = (true, self.is_spilled || lost.is_torn)
+            }
+            None => self.is_cut = true,
         }
     }
 

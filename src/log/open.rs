@@ -103,10 +103,12 @@ fn add(
     let kind = fstat(&fd).map_or(FileType::Unknown, |stat| {
         FileType::from_raw_mode(stat.st_mode)
     });
-    let fd = match kind {
-        FileType::Fifo | FileType::CharacterDevice => unblocked(&fd).unwrap_or(fd),
-        _ => fd,
+    let again = match kind {
+        FileType::Fifo | FileType::CharacterDevice => unblocked(&fd),
+        _ => None,
     };
+    let may_block = again.is_none() && matches!(kind, FileType::Fifo | FileType::CharacterDevice);
+    let fd = again.unwrap_or(fd);
     let is_socket = kind == FileType::Socket;
     if let Some(place) = log.targets.iter_mut().find(|place| place.is_none()) {
         *place = Some(Target {
@@ -114,6 +116,7 @@ fn add(
             format,
             least,
             is_socket,
+            may_block,
         });
         placed.push((fd, number));
     }

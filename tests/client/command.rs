@@ -715,6 +715,18 @@ fn global_flags_of_a_later_runtime_are_refused_in_its_words() {
 }
 
 #[test]
+fn overlay2_takes_a_mount_and_a_medium_alone() {
+    for value in ["nonsense", "root", "root:", ":memory", "root:nonsense"] {
+        let exit = configured(&[&format!("--overlay2={value}")]);
+        expect_end(
+            &exit,
+            2,
+            &format!("invalid value \"{value}\" for flag -overlay2: "),
+        );
+    }
+}
+
+#[test]
 fn overlay_with_shared_files_is_refused() {
     let exit = configured(&["--overlay", "--file-access=shared"]);
     expect_end(

@@ -852,6 +852,29 @@ fn spec_is_told_on_one_line_whatever_its_length() {
     }
 }
 
+/// Go reads a byte that is no character as U+FFFD; the rest of the spec is still told.
+#[test]
+fn spec_with_a_byte_that_is_no_character_is_told_all_the_same() {
+    let tree = Tree::new();
+    let whole = spec(&tree.root(), false, &[]).to_string();
+    let bytes = whole.replace("\"test\"", "\"te\u{1}t\"").into_bytes();
+    let bytes: Vec<u8> = bytes
+        .iter()
+        .map(|&byte| if byte == 1 { 0xff } else { byte })
+        .collect();
+    fs::write(tree.bundle().join("config.json"), bytes).unwrap();
+    let (_, exit) = run(&tree, &[]);
+    let told = messages(&exit.stderr);
+    let told = told
+        .iter()
+        .find(|line| line.starts_with("Spec: "))
+        .expect("the spec");
+    assert!(
+        told.contains("\"ociVersion\"") && told.contains("\"namespaces\""),
+        "{told}"
+    );
+}
+
 // ---- why it ends ----
 
 #[test]
@@ -945,6 +968,19 @@ fn fatal_text_of_a_debug_log_stands_in_the_log() {
         told.contains(&format!("FATAL ERROR: {}", exit.stderr)),
         "{told:?}"
     );
+}
+
+#[test]
+fn usage_error_stands_in_the_log() {
+    let tree = plain();
+    let log = tree.outside("log");
+    let exit = launch(&tree, &[&flag("log", &log)])
+        .with(&["--nonsense"])
+        .start()
+        .exit();
+    exit.expect_fatal("flag provided but not defined: -nonsense");
+    let told = fs::read_to_string(&log).unwrap_or_default();
+    assert!(told.contains("nonsense"), "{told:?}");
 }
 
 #[test]
@@ -1354,6 +1390,34 @@ fn log_in_json_whose_pipe_is_full_says_so_in_json() {
     }
 }
 
+/// A pipe of one page takes one line at a time: the notice, and then nothing before it is read again.
+#[test]
+fn log_whose_pipe_is_one_page_counts_each_lost_line_once() {
+    let tree = plain();
+    let wanted = lines_of_a_run(&tree);
+    let (log, end) = pipe(&tree, "pipe", 4_096);
+    let mut s = session_of(launch(&tree, &[&log, "--debug"]));
+    let mut told = String::new();
+    let some = t::getattr(7, ROOT, 0);
+    for _ in 0..MANY {
+        s.send(&some).unwrap();
+        s.recv().unwrap();
+        told.push_str(&drained(&end));
+    }
+    s.getattr(ROOT, 0).unwrap();
+    told.push_str(&drained(&end));
+    let (lost, told) = dropped(&told);
+    assert!(
+        told > 100,
+        "{told} lines of {wanted} came through, {lost} are said to be lost"
+    );
+    assert!(
+        lost + told <= wanted,
+        "{lost} and {told}, but there were {wanted}"
+    );
+    assert_eq!(s.finish().code, Some(0));
+}
+
 #[test]
 fn log_whose_pipe_is_full_leaves_the_other_log_whole() {
     let tree = plain();
@@ -1476,4 +1540,27 @@ fn log_at_the_limit_of_a_files_size_does_not_stop_the_server() {
     ask_many(&mut s);
     assert_eq!(s.finish().code, Some(0));
     assert!(fs::metadata(&log).unwrap().len() <= 32 * 512);
+}
+
+/// What a full pipe tore stays a line of its own.
+#[test]
+fn spec_longer_than_its_pipe_does_not_stop_the_start_and_tears_no_other_line() {
+    let tree = Tree::new();
+    let mut value = spec(&tree.root(), false, &[]);
+    value["annotations"] = json!({"big": "x".repeat(1_000_000)});
+    write_spec(&tree.bundle(), &value);
+    let (log, end) = pipe(&tree, "pipe", 65_536);
+    let mut s = session_of(launch(&tree, &[&log]));
+    s.getattr(ROOT, 0).unwrap();
+    let mut told = drained(&end);
+    assert_eq!(s.finish().code, Some(0));
+    told.push_str(&drained(&end));
+    let behind = messages(&told);
+    assert!(
+        behind.iter().any(|line| line.starts_with("*** Dropped ")),
+        "{behind:?}"
+    );
+    let (lost, _) = dropped(&told);
+    assert!(lost > 0);
+    assert_eq!(behind.last(), Some(&"All 9P servers exited."));
 }

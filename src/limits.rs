@@ -91,9 +91,6 @@ pub const DIRENT_BYTES: usize = 32 << 10;
 /// [`NAME_BYTES`] fit, each byte escaped. What does not fit is cut.
 pub const LOG_LINE_BYTES: usize = 4096;
 
-/// Mounts of the spec that may get a connection, besides the root.
-pub const MOUNTS: usize = CONNECTIONS - 1;
-
 /// Heap for reading a spec: this many bytes for each byte of the file, and [`HEAP_BYTES`].
 /// Brackets that nest cost 56 bytes a level, twice that while a list of them grows.
 pub const HEAP_PER_SPEC_BYTE: usize = 160;

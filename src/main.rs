@@ -416,7 +416,7 @@ fn open_attach_points(
         warn_of(&root, "/", log);
         attaches.push(root);
     }
-    for mount in &spec.mounts {
+    for mount in spec.served() {
         let destination = mount.destination;
         let number = numbers.next().ok_or_else(|| {
             let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
@@ -433,10 +433,10 @@ fn open_attach_points(
         warn_of(&attach, destination, log);
         attaches.push(attach);
     }
-    if attaches.len() != sockets.len() || spec.mount_count + 1 != sockets.len() {
+    if attaches.len() != sockets.len() {
         return Err(fatal(told(format_args!(
             "too many FDs passed for mounts. mounts: {}, FDs: {}",
-            spec.mount_count + 1,
+            attaches.len(),
             sockets.len()
         ))));
     }

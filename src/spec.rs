@@ -14,7 +14,6 @@ use core::fmt;
 use miniserde::de::{Map, Seq, Visitor};
 use miniserde::{Deserialize, json};
 
-use crate::limits::MOUNTS;
 use crate::sys::memory::Region;
 
 /// What start-up needs of a spec. Its strings are never freed: what start-up allocates lives as long as
@@ -25,17 +24,21 @@ pub struct Spec {
     pub root_path: &'static str,
     /// `root.readonly`.
     pub root_read_only: bool,
-    /// The mounts that get a connection, in order; at most [`MOUNTS`] of them.
+    /// All mounts, in order.
     pub mounts: Vec<Mount>,
-    /// How many there are in all.
-    pub mount_count: usize,
+    /// `linux.rootfsPropagation`; empty if it is not there.
+    pub propagation: &'static str,
+    /// `process.cwd`; empty if it is not there.
+    pub cwd: &'static str,
+    /// Annotations that override flags, `dev.gvisor.flag.NAME`: name and value.
+    pub overrides: Vec<(&'static str, &'static str)>,
     /// `process.apparmorProfile`, which is not applied; empty if it is not there.
     pub apparmor: &'static str,
     /// Whether `linux.seccomp` is there, which is not applied.
     pub has_seccomp: bool,
 }
 
-/// A mount that is served on a connection of its own.
+/// A mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Where it lies below the root, absolute.
@@ -48,6 +51,8 @@ pub struct Mount {
     pub options: Vec<&'static str>,
     /// Whether `ro` is one of them.
     pub read_only: bool,
+    /// Whether it gets a connection of its own.
+    pub served: bool,
 }
 
 /// Why a spec is refused; each text is the original's (gofer.md 2.5).
@@ -153,11 +158,17 @@ enum Place {
     Annotations,
     ContainerType,
     SandboxId,
+    Cwd,
+    Flag,
     Linux,
+    Propagation,
     Seccomp,
     Solaris,
     Windows,
 }
+
+/// What the annotations that override flags begin with.
+const FLAG: &str = "dev.gvisor.flag.";
 
 /// Where `key` of `place` leads.
 fn below(place: Place, key: &str) -> Place {
@@ -170,6 +181,7 @@ fn below(place: Place, key: &str) -> Place {
         (Place::File, "solaris") => Place::Solaris,
         (Place::File, "windows") => Place::Windows,
         (Place::Process, "args") => Place::Args,
+        (Place::Process, "cwd") => Place::Cwd,
         (Place::Process, "selinuxLabel") => Place::SeLinux,
         (Place::Process, "apparmorProfile") => Place::AppArmor,
         (Place::Root, "path") => Place::RootPath,
@@ -180,6 +192,8 @@ fn below(place: Place, key: &str) -> Place {
         (Place::Mount, "options") => Place::Options,
         (Place::Annotations, "io.kubernetes.cri.container-type") => Place::ContainerType,
         (Place::Annotations, "io.kubernetes.cri.sandbox-id") => Place::SandboxId,
+        (Place::Annotations, key) if key.starts_with(FLAG) => Place::Flag,
+        (Place::Linux, "rootfsPropagation") => Place::Propagation,
         (Place::Linux, "seccomp") => Place::Seccomp,
         _ => Place::Other,
     }
@@ -233,6 +247,9 @@ struct Kept {
     has_seccomp: bool,
     has_solaris: bool,
     has_windows: bool,
+    cwd: &'static str,
+    propagation: &'static str,
+    overrides: Vec<(&'static str, &'static str)>,
 }
 
 impl Kept {
@@ -241,6 +258,7 @@ impl Kept {
         match place {
             Place::Process => {
                 (self.has_process, self.args, self.selinux, self.apparmor) = (false, 0, "", "");
+                self.cwd = "";
             }
             Place::Root => {
                 (self.has_root, self.root_path, self.root_read_only) = (false, "", false)
@@ -252,8 +270,12 @@ impl Kept {
                     mount.options = List::default();
                 }
             }
-            Place::Annotations => (self.container_type, self.has_sandbox_id) = (None, false),
-            Place::Linux | Place::Seccomp => self.has_seccomp = false,
+            Place::Annotations => {
+                (self.container_type, self.has_sandbox_id) = (None, false);
+                self.overrides.clear();
+            }
+            Place::Linux => (self.has_seccomp, self.propagation) = (false, ""),
+            Place::Seccomp => self.has_seccomp = false,
             Place::Solaris => self.has_solaris = false,
             Place::Windows => self.has_windows = false,
             _ => {}
@@ -308,6 +330,13 @@ impl Kept {
             Place::RootPath => self.root_path = keep(),
             Place::ContainerType => self.container_type = Some(keep()),
             Place::SandboxId => self.has_sandbox_id = true,
+            Place::Cwd => self.cwd = keep(),
+            Place::Propagation => self.propagation = keep(),
+            Place::Flag => {
+                if let Some((_, value)) = self.overrides.last_mut() {
+                    *value = keep();
+                }
+            }
             Place::Destination | Place::MountType | Place::Source | Place::Option => {
                 let Some(mount) = self.mounts.last() else {
                     return;
@@ -500,6 +529,11 @@ impl Map for Container<'_> {
         } else if self.is_map {
             // By its one spelling, and empty until its value comes: null leaves it so.
             let place = below(of.place, key);
+            if place == Place::Flag {
+                let name = key.get(FLAG.len()..).unwrap_or_default();
+                let name = String::from(name).leak();
+                of.sink.kept.borrow_mut().overrides.push((name, ""));
+            }
             of.sink.kept.borrow_mut().text(place, "");
             Value { place, ..of }
         } else {
@@ -606,22 +640,46 @@ impl Spec {
             }
             _ => {}
         }
-        let served = || kept.mounts.filled().iter().filter(|mount| is_served(mount));
-        let mounts = served().take(MOUNTS).map(|mount| Mount {
+        let mounts = kept.mounts.filled().iter().map(|mount| Mount {
             destination: mount.destination,
             kind: mount.kind,
             source: mount.source,
             options: mount.options.filled().to_vec(),
             read_only: mount.options.filled().contains(&"ro"),
+            served: is_served(mount),
         });
         Ok(Self {
             root_path: kept.root_path,
             root_read_only: kept.root_read_only,
             mounts: mounts.collect(),
-            mount_count: served().count(),
+            propagation: kept.propagation,
+            cwd: kept.cwd,
+            overrides: kept.overrides.clone(),
             apparmor: kept.apparmor,
             has_seccomp: kept.has_seccomp,
         })
+    }
+
+    /// The mounts that get a connection, in order.
+    pub fn served(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(|mount| mount.served)
+    }
+
+    /// Tells anew which mounts get one of `connections`, by the rules of the later runtimes: the option
+    /// `bind` or `rbind` is as good as the type; at first not below /dev either, then there too. Each
+    /// rule takes all that the one before it took, so the number of connections tells which it was.
+    pub fn serve_by_later_rules(&mut self, connections: usize) {
+        for all_of_dev in [false, true] {
+            if self.served().count() >= connections {
+                return;
+            }
+            for mount in &mut self.mounts {
+                let is_bind = mount.kind == "bind"
+                    || mount.options.iter().any(|&o| o == "bind" || o == "rbind");
+                let is_left_out = !all_of_dev && is_sandbox_device(mount.destination);
+                mount.served = is_bind && !mount.source.is_empty() && !is_left_out;
+            }
+        }
     }
 }
 
@@ -836,8 +894,7 @@ mod tests {
         assert_eq!(spec.root_path, "a/\u{1f600}");
         assert!(spec.root_read_only && spec.has_seccomp);
         let served: Vec<(&str, bool)> = spec
-            .mounts
-            .iter()
+            .served()
             .map(|m| (m.destination, m.read_only))
             .collect();
         assert_eq!(served, [("/a", true), ("/dev/ptsx", false)]);
@@ -910,6 +967,46 @@ mod tests {
     }
 
     #[test]
+    fn later_runtimes_serve_mounts_by_option_and_below_dev_as_their_connections_tell() {
+        let served = |connections: usize| {
+            let mut spec = read(
+                r#""root":{"path":"/"},"mounts":[{"destination":"/a","type":"bind","source":"/s"},
+                   {"destination":"/b","type":"none","source":"/s","options":["rbind"]},
+                   {"destination":"/dev/shm","type":"bind","source":"/s"},
+                   {"destination":"/dev","type":"tmpfs","source":"/s"},
+                   {"destination":"/c","type":"bind"}]"#,
+            )
+            .unwrap();
+            spec.serve_by_later_rules(connections);
+            let served: Vec<&str> = spec.served().map(|mount| mount.destination).collect();
+            served.join(" ")
+        };
+        assert_eq!(served(0), "/a");
+        assert_eq!(served(1), "/a");
+        assert_eq!(served(2), "/a /b");
+        assert_eq!(served(3), "/a /b /dev/shm");
+        assert_eq!(served(9), "/a /b /dev/shm");
+    }
+
+    #[test]
+    fn what_the_later_contract_reads_is_kept_and_null_takes_it_away() {
+        let spec = read(
+            r#""root":{"path":"/"},"process":{"cwd":"/w"},"linux":{"rootfsPropagation":"rslave"},
+               "annotations":{"dev.gvisor.flag.debug":"1","x":"y","dev.gvisor.flag.debug":"0"}"#,
+        )
+        .unwrap();
+        assert_eq!((spec.cwd, spec.propagation), ("/w", "rslave"));
+        assert_eq!(spec.overrides, [("debug", "1"), ("debug", "0")]);
+        let spec = read(
+            r#""root":{"path":"/"},"linux":{"rootfsPropagation":"rslave"},"linux":null,
+               "annotations":{"dev.gvisor.flag.debug":"1"},"annotations":null"#,
+        )
+        .unwrap();
+        assert_eq!((spec.cwd, spec.propagation), ("", ""));
+        assert_eq!(spec.overrides, []);
+    }
+
+    #[test]
     fn more_mounts_than_can_be_served_are_counted() {
         let mount = r#"{"destination":"/a","type":"bind","source":"/s"}"#;
         let spec = read(&format!(
@@ -917,7 +1014,7 @@ mod tests {
             vec![mount; 300].join(",")
         ))
         .unwrap();
-        assert_eq!((spec.mounts.len(), spec.mount_count), (MOUNTS, 300));
+        assert_eq!((spec.mounts.len(), spec.served().count()), (300, 300));
     }
 
     #[test]
@@ -970,8 +1067,7 @@ mod tests {
         )
         .unwrap();
         let served: Vec<(&str, &str, bool)> = spec
-            .mounts
-            .iter()
+            .served()
             .map(|m| (m.destination, m.source, m.read_only))
             .collect();
         assert_eq!(served, [("/c", "/s", false)]);

@@ -12,6 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Display, Formatter};
+use core::mem::ManuallyDrop;
 
 use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
@@ -22,11 +23,13 @@ use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, HEAP_BYTES, HEAP_PER_SPEC_BYTE};
 use gofer::log::open::Placed;
 use gofer::log::{self, Log};
+use gofer::mounts::{self, Flags};
+use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, root};
-use gofer::server::Server;
 use gofer::server::dispatch::Policy;
+use gofer::server::{SPEAKS_9P, Server};
 use gofer::spec::Spec;
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
@@ -35,6 +38,8 @@ use gofer::sys::{raw, relro};
 use gofer::tables::Key;
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_uid};
 
 /// Why start-up ends, with 128: one line that names the step, the file and the errno; empty if it was
 /// told already.
@@ -78,7 +83,7 @@ fn start(args: Args) -> i32 {
             say(1, concat!("gofer ", env!("CARGO_PKG_VERSION")));
             0
         }
-        Command::Serve(options) => match serve(&options, &words) {
+        Command::Serve(mut options) => match serve(&mut options, &words) {
             Ok(()) => 0,
             Err(Fatal(text)) => {
                 complain(text);
@@ -110,15 +115,31 @@ fn say(fd: RawFd, text: &str) {
     }
 }
 
+/// The descriptors that the command line names, but for the logs.
+struct Inherited {
+    sockets: Vec<(OwnedFd, RawFd)>,
+    /// The last three of [`NAMED_FDS`], as far as they are given.
+    later: [Option<OwnedFd>; 3],
+}
+
+/// Flags that name one descriptor each; the last three are those of the later contract.
+const NAMED_FDS: [&str; 5] = [
+    "log-fd",
+    "debug-log-fd",
+    "spec-fd",
+    "mounts-fd",
+    "sync-userns-fd",
+];
+
 /// All of it: read, confine, serve.
-fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
+fn serve(options: &mut Options<'static>, words: &[&[u8]]) -> Result<(), Fatal> {
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
     raw::ignore_write_signals().map_err(step("ignoring signals"))?;
     let pid = u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs());
     let mut log = Log::new(pid, host_zone());
     let mut logs = Vec::new();
-    let sockets = match open_inherited(options, &mut log, &mut logs) {
-        Ok(sockets) => sockets,
+    let inherited = match open_inherited(options, &mut log, &mut logs) {
+        Ok(inherited) => inherited,
         Err(fault) => {
             complain(fault.0); // before a log may take the place of standard error
             if descriptors::settle(logs, &[]).is_ok() {
@@ -129,47 +150,47 @@ fn serve(options: &Options<'_>, words: &[&[u8]]) -> Result<(), Fatal> {
     };
     // Again: one of 0 to 2 may have been named, and moved.
     descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    let kept: Vec<&OwnedFd> = sockets.iter().map(|(socket, _)| socket).collect();
+    let sockets = inherited.sockets.iter().map(|(socket, _)| socket);
+    let kept: Vec<&OwnedFd> = sockets.chain(inherited.later.iter().flatten()).collect();
     descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
     banner(options, words, &log);
-    serve_logged(options, sockets, &log).inspect_err(|fatal| log.fatal(format_args!("{}", fatal.0)))
+    serve_logged(options, inherited, &mut log)
+        .inspect_err(|fatal| log.fatal(format_args!("{}", fatal.0)))
 }
 
-/// The logs, so that all that goes wrong stands there, and the sockets.
+/// The logs, so that all that goes wrong stands there, and the other descriptors.
 fn open_inherited(
     options: &Options<'_>,
     log: &mut Log,
     logs: &mut Placed,
-) -> Result<Vec<(OwnedFd, RawFd)>, Fatal> {
-    let number = |name| RawFd::try_from(options.number(name)).unwrap_or(-1);
-    let named = [number("log-fd"), number("debug-log-fd")];
-    let named: Vec<RawFd> = named.into_iter().filter(|&number| number >= 0).collect();
+) -> Result<Inherited, Fatal> {
+    let is_l = options.contract() == Contract::L;
+    let [log_fd, debug_log_fd, later @ ..] = NAMED_FDS.map(|name| {
+        let number = options.number(name).clamp(-1, RawFd::MAX.into());
+        RawFd::try_from(number).unwrap_or(-1)
+    });
+    let later = if is_l { later } else { [-1; 3] };
+    let [spec_fd, list_fd, userns_fd] = later;
+    let named = [log_fd, debug_log_fd, spec_fd, list_fd, userns_fd];
     // Looked at before any is moved.
     let checked = descriptors::check_named(&options.io_fds, &named);
     log::open::open(options, log, logs).map_err(fatal)?;
-    refuse_contract(options)?;
-    checked.map_err(|(number, errno)| {
-        step(format_args!(
-            "err creating server on FD {}",
-            i64::from(number)
-        ))(errno)
-    })?;
-    adopt_sockets(options)
-}
-
-/// The later contract is known and not served yet: better one line now than a sandbox that hangs.
-fn refuse_contract(options: &Options<'_>) -> Result<(), Fatal> {
-    if options.contract() == Contract::S {
-        return Ok(());
+    // Runtimes before 2022 have no such flag, and those that have it and leave it out are met in the loop.
+    if is_l && options.flag("lisafs") {
+        return Err(fatal(SPEAKS_9P));
     }
-    let why = if options.flag("lisafs") {
-        "this gofer speaks 9P; start the runtime with --lisafs=false"
-    } else if options.flag("setup-root") {
-        "--setup-root is not served yet; start with --setup-root=false"
-    } else {
-        "--spec-fd is not served yet; start without it"
-    };
-    Err(fatal(why))
+    checked.map_err(|(fd, errno)| {
+        let is_later = later.contains(&fd) && !options.io_fds.contains(&fd);
+        let what = if is_later {
+            "taking over"
+        } else {
+            "err creating server on"
+        };
+        step(format_args!("{what} FD {}", i64::from(fd)))(errno)
+    })?;
+    let sockets = adopt_sockets(options)?;
+    let later = later.map(|fd| descriptors::adopt(fd).ok());
+    Ok(Inherited { sockets, later })
 }
 
 /// Offset of the host's zone, read once, before the chroot; UTC where it cannot be had.
@@ -229,14 +250,39 @@ fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
 }
 
 fn serve_logged(
-    options: &Options<'_>,
-    sockets: Vec<(OwnedFd, RawFd)>,
-    log: &Log,
+    options: &mut Options<'static>,
+    inherited: Inherited,
+    log: &mut Log,
 ) -> Result<(), Fatal> {
-    let limit =
-        descriptors::raise_descriptor_limit().map_err(step("raising the limit of descriptors"))?;
+    // An error is the end of the process: nothing is closed on the way there.
+    let mut inherited = ManuallyDrop::new(inherited);
+    let Inherited {
+        sockets,
+        later: [spec_fd, list_fd, userns],
+    } = &mut *inherited;
     root::seal_process().map_err(step("sealing the process"))?;
-    let spec = read_spec(options, log)?;
+    let mut spec = read_spec(options, spec_fd.take(), log)?;
+    let is_l = options.contract() == Contract::L;
+    if is_l {
+        adapt(options, &mut spec, sockets.len().saturating_sub(1), log)?;
+    }
+    let (options, log) = (&*options, &*log);
+    if let Some(userns) = userns.take() {
+        become_root(&userns)?;
+    }
+    let limit = limit_descriptors(options, log)?;
+    let bundle = options.text("bundle");
+    let root_path = join(bundle, spec.root_path.as_bytes());
+    let is_in_place = !is_l || options.flag("TESTONLY-unsafe-nonroot");
+    let places = places(&spec, bundle, is_l)?;
+    if !is_in_place && options.flag("setup-root") {
+        newroot::make(places, &join(b"/", spec.cwd.as_bytes())).map_err(fatal)?;
+    } else if !is_in_place {
+        newroot::find(places);
+    }
+    if let Some(list_fd) = list_fd.take() {
+        write_list(&spec, bundle, places, &list_fd)?;
+    }
     let reopen = match descriptors::clone_proc() {
         Ok(()) => Reopen::ProcFd,
         Err(errno) => {
@@ -248,20 +294,24 @@ fn serve_logged(
         true => Some(reduce_capabilities(log)?),
         false => None,
     };
-    let root_path = join(options.text("bundle"), spec.root_path.as_bytes());
-    enter_root(&root_path, log)?;
+    let new_root = match is_in_place {
+        true => &root_path,
+        false => newroot::SERVED.to_bytes(),
+    };
+    enter_root(new_root, log)?;
     if let Some(kept) = kept {
         caps::drop_chroot(kept).map_err(step("Unable to apply caps: capset"))?;
     }
-    let attaches = open_attach_points(&spec, &root_path, &sockets, log)?;
+    let attaches = open_attach_points(&spec, &root_path, places, sockets, log)?;
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
     let fs = Fs::new(attaches, files, reopen, key);
     let policy = Policy {
         panic_on_write: options.flag("panic-on-write"),
+        may_be_lisafs: is_l,
     };
-    let mut server = Server::new(sockets, fs, key, policy, log);
+    let mut server = Server::new(core::mem::take(sockets), fs, key, policy, log);
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
@@ -269,6 +319,7 @@ fn serve_logged(
     entry::ARENA.seal();
     match server.serve() {
         Ok(()) => log.info(format_args!("All 9P servers exited.")),
+        Err(Errno::PROTONOSUPPORT) => raw::exit(128),
         Err(errno) => {
             // Nothing can be allocated for a text to be handed up.
             log.fatal(format_args!("ppoll: {}", Text(errno)));
@@ -295,18 +346,139 @@ fn c_string(bytes: &[u8]) -> Result<CString, Fatal> {
         .map_err(|_| fatal(told(format_args!("\"{}\": a NUL in a path", Quoted(bytes)))))
 }
 
-/// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`.
-fn read_spec(options: &Options<'_>, log: &Log) -> Result<Spec, Fatal> {
+/// What the later contract makes of a spec: its annotations override flags, other mounts are served, and
+/// what lies below an overlay in the sandbox is read-only.
+fn adapt(
+    options: &mut Options<'static>,
+    spec: &mut Spec,
+    mounts: usize,
+    log: &mut Log,
+) -> Result<(), Fatal> {
+    for &(name, value) in &spec.overrides {
+        options.override_by(name, value).map_err(refused)?;
+    }
+    log.debug = options.is_debug();
+    spec.serve_by_later_rules(mounts);
+    let overlay = options.text("overlay2");
+    let all = options.flag("overlay") || overlay.starts_with(b"all:");
+    spec.root_read_only |= all || overlay.starts_with(b"root:");
+    for mount in &mut spec.mounts {
+        mount.read_only |= all;
+    }
+    Ok(())
+}
+
+fn refused(why: &'static str) -> Fatal {
+    fatal(told(format_args!("error reading spec: {why}")))
+}
+
+/// Waits until whoever makes our user namespace has mapped its ids, and becomes its root.
+fn become_root(userns: &OwnedFd) -> Result<(), Fatal> {
+    let mut ignored = [0; 64];
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(userns, &mut ignored)) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(errno) => return Err(step("waiting for the user namespace")(errno)),
+        }
+    }
+    set_thread_uid(Uid::ROOT).map_err(step("becoming the user namespace's root: setuid"))?;
+    set_thread_gid(Gid::ROOT).map_err(step("becoming the user namespace's root: setgid"))
+}
+
+/// `--fdlimit`, as far as the process may set it, or else as many as it may have.
+fn limit_descriptors(options: &Options<'_>, log: &Log) -> Result<u64, Fatal> {
+    let wanted = u64::try_from(options.number("fdlimit")).ok();
+    let limited = match descriptors::limit_descriptors(wanted) {
+        Err(Errno::PERM) => {
+            log.warning(format_args!("--fdlimit is more than the process may have"));
+            descriptors::limit_descriptors(None)
+        }
+        limited => limited,
+    };
+    limited.map_err(step("raising the limit of descriptors"))
+}
+
+/// What is served: the root, and the mounts in their order.
+fn places(spec: &Spec, bundle: &[u8], is_l: bool) -> Result<&'static mut [Place], Fatal> {
+    let mut places = Vec::new();
+    let mut add = |name: &'static str, source: &str, flags: Result<Flags, _>, read_only: bool| {
+        let mut place = Place {
+            name,
+            source: CString::default(),
+            path: name.into(),
+            flags: Flags::default(),
+            tree: None,
+        };
+        if is_l {
+            place.source = c_string(&join(bundle, source.as_bytes()))?;
+            place.path = join(b"/", name.as_bytes().get(1..).unwrap_or_default());
+            place.flags = flags.map_err(refused)?;
+        }
+        place.flags.attributes |= u32::from(read_only); // MS_RDONLY
+        places.push(place);
+        Ok(())
+    };
+    let flags = mounts::root_flags(spec.propagation);
+    add("/", spec.root_path, flags, spec.root_read_only)?;
+    for mount in spec.served() {
+        let flags = mounts::flags(&mount.options);
+        add(mount.destination, mount.source, flags, mount.read_only)?;
+    }
+    Ok(places.leak()) // held, or given up with the process
+}
+
+/// Hands the sandbox the mount list, to its end.
+fn write_list(spec: &Spec, bundle: &[u8], places: &[Place], fd: &OwnedFd) -> Result<(), Fatal> {
+    let mut served = places.iter().skip(1);
+    let mut list = Vec::new();
+    for mount in &spec.mounts {
+        let place = if mount.served { served.next() } else { None };
+        let source = match mount.source {
+            "" => Vec::new(),
+            source => join(bundle, source.as_bytes()),
+        };
+        let path = place.map_or(mount.destination.as_bytes(), |place| &place.path);
+        mounts::entry(
+            &mut list,
+            mount,
+            path,
+            &source,
+            place.is_some_and(Place::is_on_overlay),
+        );
+    }
+    if list.is_empty() {
+        list.push(b'[');
+    }
+    list.push(b']');
+    let mut rest = &*list;
+    while !rest.is_empty() {
+        let count = rustix::io::retry_on_intr(|| rustix::io::write(fd, rest))
+            .map_err(step("writing the mounts to --mounts-fd"))?;
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// `config.clean.json`, which a runtime writes for its gofer, or else `config.json`; in the later contract
+/// what the descriptor leads to.
+fn read_spec(options: &Options<'_>, fd: Option<OwnedFd>, log: &Log) -> Result<Spec, Fatal> {
     let clean = join(options.text("bundle"), b"config.clean.json");
     let plain = join(options.text("bundle"), b"config.json");
-    let (path, mut text) = match descriptors::read_file(&c_string(&clean)?) {
-        Err(first) if first == Errno::NOENT => match descriptors::read_file(&c_string(&plain)?) {
-            Ok(text) => (plain, text),
-            Err(Errno::NOENT) => return Err(spec_fault("opening", &clean)(first)),
-            Err(errno) => return Err(spec_fault("opening", &plain)(errno)),
+    let (path, mut text) = match fd {
+        Some(fd) => {
+            let text = descriptors::read_all(&fd).map_err(step("error reading spec: --spec-fd"))?;
+            (b"--spec-fd".to_vec(), text)
+        }
+        None => match descriptors::read_file(&c_string(&clean)?) {
+            Err(Errno::NOENT) => match descriptors::read_file(&c_string(&plain)?) {
+                Ok(text) => (plain, text),
+                Err(Errno::NOENT) => return Err(spec_fault("opening", &clean)(Errno::NOENT)),
+                Err(errno) => return Err(spec_fault("opening", &plain)(errno)),
+            },
+            Ok(text) => (clean, text),
+            Err(errno) => return Err(spec_fault("opening", &clean)(errno)),
         },
-        Ok(text) => (clean, text),
-        Err(errno) => return Err(spec_fault("opening", &clean)(errno)),
     };
     let heap = text
         .len()
@@ -402,54 +574,45 @@ fn enter_root(path: &[u8], log: &Log) -> Result<(), Fatal> {
 fn open_attach_points(
     spec: &Spec,
     root_path: &[u8],
+    places: &mut [Place],
     sockets: &[(OwnedFd, RawFd)],
     log: &Log,
 ) -> Result<Vec<Attach>, Fatal> {
-    let mut attaches = Vec::with_capacity(sockets.len());
-    let mut numbers = sockets.iter().map(|(_, number)| i64::from(*number));
-    if let Some(number) = numbers.next() {
-        let root = Attach::open(b"/", spec.root_read_only);
-        let (name, read_only) = (Quoted(root_path), spec.root_read_only);
-        log.info(format_args!(
-            "Serving \"/\" mapped to \"{name}\" on FD {number} (ro: {read_only})"
-        ));
-        warn_of(&root, "/", log);
-        attaches.push(root);
-    }
-    for mount in spec.served() {
-        let destination = mount.destination;
-        let number = numbers.next().ok_or_else(|| {
-            let (kind, source, count) = (&mount.kind, &mount.source, sockets.len());
-            let options = mount.options.join(" ");
-            fatal(told(format_args!(
-                "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
-            )))
-        })?;
-        let attach = Attach::open(destination.as_bytes(), mount.read_only);
-        log.info(format_args!(
-            "Serving \"{destination}\" mapped on FD {number} (ro: {})",
-            mount.read_only
-        ));
-        warn_of(&attach, destination, log);
+    let (count, mounts) = (sockets.len(), places.len());
+    let mut attaches = Vec::with_capacity(count);
+    for (place, (_, number)) in places.iter_mut().zip(sockets) {
+        let (name, mapped) = (place.name, Quoted(root_path));
+        let (read_only, number) = (place.flags.attributes & 1 != 0, i64::from(*number));
+        match attaches.len() {
+            0 => log.info(format_args!(
+                "Serving \"/\" mapped to \"{mapped}\" on FD {number} (ro: {read_only})"
+            )),
+            _ => log.info(format_args!(
+                "Serving \"{name}\" mapped on FD {number} (ro: {read_only})"
+            )),
+        }
+        let attach = Attach::open(&place.path, read_only, place.tree.take());
+        if let Some(errno) = attach.failure() {
+            log.warning(format_args!(
+                "Attach point \"{name}\" cannot be opened: {}",
+                Text(errno)
+            ));
+        }
         attaches.push(attach);
     }
-    if attaches.len() != sockets.len() {
+    if let Some(mount) = spec.served().nth(count.saturating_sub(1)) {
+        let (destination, kind, source) = (mount.destination, mount.kind, mount.source);
+        let options = mount.options.join(" ");
         return Err(fatal(told(format_args!(
-            "too many FDs passed for mounts. mounts: {}, FDs: {}",
-            attaches.len(),
-            sockets.len()
+            "No FD found for mount. Did you forget --io-fd? mount: {count}, {{{destination} {kind} {source} [{options}]}}"
+        ))));
+    }
+    if mounts != count {
+        return Err(fatal(told(format_args!(
+            "too many FDs passed for mounts. mounts: {mounts}, FDs: {count}"
         ))));
     }
     Ok(attaches)
-}
-
-fn warn_of(attach: &Attach, path: &str, log: &Log) {
-    if let Some(errno) = attach.failure() {
-        log.warning(format_args!(
-            "Attach point \"{path}\" cannot be opened: {}",
-            Text(errno)
-        ));
-    }
 }
 
 fn install_filter(reopen: Reopen, log: &Log) -> Result<(), Fatal> {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::attr::{Kind, Meta};
@@ -12,6 +12,7 @@ use super::tree::Node;
 use super::{Fs, NodeId};
 use crate::limits::DEVICES;
 use crate::sys::fd::TableFd;
+use crate::sys::inside::open_inside;
 use crate::sys::memory::Region;
 use crate::tables::{Id, NameRef};
 
@@ -31,12 +32,12 @@ struct Opened {
 }
 
 impl Attach {
-    /// Opens the attach point at `path`, absolute, below the process's root. Symlinks on the way are
-    /// followed inside that root; the last component is not. A failure is kept for Tattach to tell:
-    /// a mount's destination need not exist (gofer.md 7).
-    pub fn open(path: &[u8], read_only: bool) -> Self {
+    /// Opens the attach point at `path`, absolute, below the process's root, or takes `made` for it.
+    /// Symlinks on the way are followed inside that root; the last component is not. A failure is kept
+    /// for Tattach to tell: a mount's destination need not exist (gofer.md 7).
+    pub fn open(path: &[u8], read_only: bool, made: Option<OwnedFd>) -> Self {
         Self {
-            opened: open(path),
+            opened: open(path, made),
             read_only,
             root: Id::NONE,
         }
@@ -55,8 +56,11 @@ impl Attach {
     }
 }
 
-fn open(path: &[u8]) -> Result<Opened, Errno> {
-    let root = open_path(path)?;
+fn open(path: &[u8], made: Option<OwnedFd>) -> Result<Opened, Errno> {
+    let root = match made {
+        Some(root) => root,
+        None => open_path(path)?,
+    };
     let meta = Meta::of(root.as_fd())?;
     let holder = match meta.kind()? {
         Kind::Directory => None,
@@ -77,21 +81,15 @@ fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
     text.extend_from_slice(path);
     text.push(0);
     let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..OPENS {
-        match openat2(CWD, text, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {} // `..`, and something was renamed meanwhile (openat2(2))
-            Err(Errno::NOSYS) => break, // before Linux 5.6
-            other => return other,
+    match open_inside(CWD, text, OFlags::NOFOLLOW) {
+        // Without the further guards, that the chroot does not need.
+        Err(Errno::AGAIN | Errno::NOSYS) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(CWD, text, flags, Mode::empty())
         }
+        other => other,
     }
-    openat(CWD, text, flags, Mode::empty())
 }
-
-/// Tries to resolve an attach point while the host renames; then it is done without the further guards
-/// that the chroot does not need.
-const OPENS: usize = 64;
 
 /// Host devices in the order in which each attach point met them.
 pub(super) struct Devices {

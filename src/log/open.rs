@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
@@ -15,6 +15,7 @@ use crate::clock::Civil;
 use crate::errno::{Quoted, Text, told};
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{adopt, move_up, standard_error};
+use crate::sandbox::newroot::{FD_PATH, fd_path};
 use crate::sys::raw::wall_clock;
 
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
@@ -23,8 +24,8 @@ pub type Placed = Vec<(OwnedFd, RawFd)>;
 /// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
 /// the original says; what was opened before stays.
 pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), &'static str> {
-    log.debug = options.flag("debug") || options.flag("log-packets");
-    let least = if log.debug { Level::Debug } else { Level::Info };
+    log.debug = options.is_debug();
+    let least = Level::Debug; // which are made, or not
     let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
     match options.contract() {
         Contract::S => {
@@ -123,15 +124,11 @@ fn add(
 
 /// The same pipe or terminal, opened again, so that not to block is a matter of ours alone.
 fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
-    let mut path = b"/proc/self/fd/".to_vec();
-    path.extend_from_slice(crate::decimal::digits(
-        fd.as_raw_fd().unsigned_abs(),
-        &mut [0; 10],
-    ));
-    let path = CString::new(path).ok()?;
+    let mut path = FD_PATH;
+    let path = fd_path(fd, &mut path);
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    move_up(openat(CWD, path.as_c_str(), flags, Mode::empty()).ok()?).ok()
+    move_up(openat(CWD, path, flags, Mode::empty()).ok()?).ok()
 }
 
 fn cannot(name: &[u8], errno: Errno) -> &'static str {

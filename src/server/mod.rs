@@ -52,6 +52,8 @@ struct Common<'a> {
     fs: Fs,
     policy: Policy,
     log: &'a Log,
+    /// A connection ended because its client speaks LISAFS.
+    met_lisafs: bool,
 }
 
 /// What is left to do before the next wait.
@@ -90,6 +92,7 @@ impl<'a> Server<'a> {
             fs,
             policy,
             log,
+            met_lisafs: false,
         };
         Self {
             places,
@@ -99,12 +102,16 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Serves until every connection has ended. Error: ppoll(2)'s, which has no reason to fail.
+    /// Serves until every connection has ended. Errors: ppoll(2)'s, which has no reason to fail;
+    /// `EPROTONOSUPPORT` a client spoke LISAFS, which was told.
     pub fn serve(&mut self) -> Result<(), Errno> {
         loop {
             let left = self.take_turns();
             if left == Left::Nothing {
-                return Ok(());
+                return match self.common.met_lisafs {
+                    true => Err(Errno::PROTONOSUPPORT),
+                    false => Ok(()),
+                };
             }
             self.wait(left == Left::Work)?;
         }
@@ -254,6 +261,9 @@ impl<'a> Server<'a> {
     }
 }
 
+/// What a runtime is told that would not speak 9P.
+pub const SPEAKS_9P: &str = "this gofer speaks 9P; start the runtime with --lisafs=false";
+
 /// Serves requests that are there. False: the connection is over.
 fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
     let Common {
@@ -261,7 +271,13 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
         fs,
         policy,
         log,
+        met_lisafs,
     } = common;
+    if policy.may_be_lisafs && connection.begins_with_lisafs() {
+        log.fatal(format_args!("{SPEAKS_9P}"));
+        *met_lisafs = true;
+        return false;
+    }
     let mut cost = 0;
     while cost < TURN_COST {
         let (header, body) = match connection.next() {

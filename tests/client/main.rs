@@ -25,6 +25,7 @@ mod faults;
 mod frames;
 mod harness;
 mod hostile;
+mod launch;
 mod logs;
 mod mended;
 mod misc;

@@ -44,6 +44,11 @@ impl<'a> Options<'a> {
         boolean(self.text(name)) == Some(true)
     }
 
+    /// Whether every request is to be logged.
+    pub fn is_debug(&self) -> bool {
+        self.flag("debug") || self.flag("log-packets")
+    }
+
     /// The value of a flag that is a number.
     pub fn number(&self, name: &str) -> i64 {
         integer(self.text(name)).and_then(signed).unwrap_or(-1)
@@ -57,6 +62,28 @@ impl<'a> Options<'a> {
     /// Whether a log is named, other than standard error.
     pub fn names_log(&self) -> bool {
         !self.text("log").is_empty() || self.number("log-fd") >= 0
+    }
+
+    /// Sets a flag as an annotation of the spec says (gofer.md 1.4). Error: one line, of a flag that may
+    /// not be overridden, that is unknown, or of a wrong value.
+    pub fn override_by(&mut self, name: &str, value: &'a str) -> Result<(), Told> {
+        let value = value.as_bytes();
+        let is_free = match name {
+            "debug" | "strace" | "strace-syscalls" | "strace-log-size" => true,
+            "oci-seccomp" => boolean(value) == Some(true),
+            _ => self.flag("allow-flag-override"),
+        };
+        if !is_free {
+            return Err(text!(
+                "flag override disabled, use --allow-flag-override to enable it: %",
+                Quoted(name.as_bytes())
+            )
+            .told());
+        }
+        let flag = find(&[GLOBAL_FLAGS], name.as_bytes())?;
+        take(self, &flag, value)?;
+        self.given.push((flag.name, value));
+        Ok(())
     }
 
     /// Which runtime is calling.
@@ -109,7 +136,7 @@ const GLOBAL_FLAGS: &str = "
     platform_device_path:s= profile:b= profile-block:s= profile-cpu:s= profile-heap:s=
     profile-mutex:s= trace:s= rootless:b= ref-leak-mode:r= cpu-num-from-quota:b= oci-seccomp:b=
     enable-core-tags:b= pod-init-config:s= file-access-mounts:a= overlay2:s= fsgofer-host-uds:b=
-    host-uds:h= host-fifo:o= vfs2:b= fuse:b= lisafs:b=true cgroupfs:b= ignore-cgroups:b=
+    host-uds:h= host-fifo:o= vfs2:b= fuse:b= lisafs:b= cgroupfs:b= ignore-cgroups:b=
     fdlimit:i= dcache:i= net-raw:b= gso:b= software-gso:b= gvisor-gro:t= tx-checksum-offload:b=
     rx-checksum-offload:b= qdisc:q= num-network-channels:i= buffer-pooling:b=
     EXPERIMENTAL-afxdp:b= TESTONLY-test-name-env:s= TESTONLY-allow-packet-endpoint-write:b=
@@ -143,6 +170,12 @@ fn known(tables: &[&'static str], name: &[u8]) -> Option<Flag> {
         .iter()
         .flat_map(|table| all(table))
         .find(|flag| flag.name == name)
+}
+
+/// A flag. Error: what Go says of one that is unknown.
+fn find(tables: &[&'static str], name: &[u8]) -> Result<Flag, Told> {
+    known(tables, name)
+        .ok_or_else(|| text!("flag provided but not defined: -%", Quoted(name)).told())
 }
 
 /// The words that a flag takes, by the letter of its type, and what its value is called.
@@ -368,8 +401,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
                 b"help" | b"h" => return Ok(Stop::Help),
                 _ => {}
             }
-            let flag = known(tables, name)
-                .ok_or_else(|| text!("flag provided but not defined: -%", Quoted(name)).told())?;
+            let flag = find(tables, name)?;
             let value = match value {
                 Some(value) => value,
                 None if flag.kind == b'b' => b"true",

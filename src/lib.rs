@@ -4,11 +4,11 @@
 //!
 //! ```text
 //! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr, wire}
-//! sandbox -> sys                              p9 -> core only              log -> sandbox, sys, clock           anyone -> limits, text, errno, decimal
-//!                                             spec -> json
+//! sandbox -> sys, mounts                      p9 -> core only             log -> sandbox, sys, clock
+//! spec -> json     mounts -> spec             anyone -> limits, text, errno, decimal, sys::arena
 //! ```
 //!
-//! `cli` and `spec` turn bytes into what start-up needs and make no system call. `sandbox` confines
+//! `cli`, `spec` and `mounts` turn bytes into what start-up needs and make no system call. `sandbox` confines
 //! the process. `server` is the poll loop and the protocol's rules; `fs` is the host's files below the
 //! attach points; `p9` is the wire. `tables` are the fixed tables of both. Everything `unsafe` is in `sys`.
 #![cfg_attr(not(test), no_std)]
@@ -31,6 +31,7 @@ pub mod fs;
 pub mod json;
 pub mod limits;
 pub mod log;
+pub mod mounts;
 pub mod p9;
 pub mod sandbox;
 pub mod server;

@@ -106,9 +106,6 @@ pub const DIRENT_BYTES: usize = 32 << 10;
 /// [`NAME_BYTES`] fit, each byte escaped. What does not fit is cut.
 pub const LOG_LINE_BYTES: usize = 4096;
 
-/// Mounts of the spec that may get a connection, besides the root.
-pub const MOUNTS: usize = CONNECTIONS - 1;
-
 /// Address space that start-up takes at a time for what it makes, bytes. Nothing is made once serving.
 pub const HEAP_BYTES: usize = 64 << 20;
 

@@ -7,7 +7,6 @@
 
 use crate::decimal::{digit, split_once};
 use crate::json::{Event, Fault, Reader, Text};
-use crate::limits::MOUNTS;
 use crate::sys::arena::List;
 use crate::text;
 use crate::text::Arg::{Number, Raw, Said, Str};
@@ -21,17 +20,21 @@ pub struct Spec {
     pub root_path: &'static str,
     /// `root.readonly`.
     pub root_read_only: bool,
-    /// The mounts that get a connection, in order; at most [`MOUNTS`] of them.
+    /// All mounts, in order.
     pub mounts: List<Mount>,
-    /// How many there are in all.
-    pub mount_count: usize,
+    /// `linux.rootfsPropagation`; empty if it is not there.
+    pub propagation: &'static str,
+    /// `process.cwd`; empty if it is not there.
+    pub cwd: &'static str,
+    /// Annotations that override flags, `dev.gvisor.flag.NAME`: name and value.
+    pub overrides: List<(&'static str, &'static str)>,
     /// `process.apparmorProfile`, which is not applied; empty if it is not there.
     pub apparmor: &'static str,
     /// Whether `linux.seccomp` is there, which is not applied.
     pub has_seccomp: bool,
 }
 
-/// A mount that is served on a connection of its own.
+/// A mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Where it lies below the root, absolute.
@@ -44,6 +47,8 @@ pub struct Mount {
     pub options: &'static [&'static str],
     /// Whether `ro` is one of them.
     pub read_only: bool,
+    /// Whether it gets a connection of its own.
+    pub served: bool,
 }
 
 /// Why a spec is refused; each text is the original's (gofer.md 2.5).
@@ -189,11 +194,17 @@ enum Place {
     Annotations,
     ContainerType,
     SandboxId,
+    Cwd,
+    Flag,
     Linux,
+    Propagation,
     Seccomp,
     Solaris,
     Windows,
 }
+
+/// What the annotations that override flags begin with.
+const FLAG: &str = "dev.gvisor.flag.";
 
 /// The fields that are kept: where they are, their keys, what they are.
 const KEPT: &[(Place, &str, Place)] = &[
@@ -205,6 +216,7 @@ const KEPT: &[(Place, &str, Place)] = &[
     (Place::File, "solaris", Place::Solaris),
     (Place::File, "windows", Place::Windows),
     (Place::Process, "args", Place::Args),
+    (Place::Process, "cwd", Place::Cwd),
     (Place::Process, "selinuxLabel", Place::SeLinux),
     (Place::Process, "apparmorProfile", Place::AppArmor),
     (Place::Root, "path", Place::RootPath),
@@ -223,6 +235,7 @@ const KEPT: &[(Place, &str, Place)] = &[
         "io.kubernetes.cri.sandbox-id",
         Place::SandboxId,
     ),
+    (Place::Linux, "rootfsPropagation", Place::Propagation),
     (Place::Linux, "seccomp", Place::Seccomp),
 ];
 
@@ -282,6 +295,9 @@ struct Kept {
     has_seccomp: bool,
     has_solaris: bool,
     has_windows: bool,
+    cwd: &'static str,
+    propagation: &'static str,
+    overrides: List<(&'static str, &'static str)>,
 }
 
 impl Kept {
@@ -290,6 +306,7 @@ impl Kept {
         match place {
             Place::Process => {
                 (self.has_process, self.args, self.selinux, self.apparmor) = (false, 0, "", "");
+                self.cwd = "";
             }
             Place::Root => {
                 (self.has_root, self.root_path, self.root_read_only) = (false, "", false)
@@ -301,8 +318,12 @@ impl Kept {
                     mount.options = Items::default();
                 }
             }
-            Place::Annotations => (self.container_type, self.has_sandbox_id) = (None, false),
-            Place::Linux | Place::Seccomp => self.has_seccomp = false,
+            Place::Annotations => {
+                (self.container_type, self.has_sandbox_id) = (None, false);
+                self.overrides.truncate(0);
+            }
+            Place::Linux => (self.has_seccomp, self.propagation) = (false, ""),
+            Place::Seccomp => self.has_seccomp = false,
             Place::Solaris => self.has_solaris = false,
             Place::Windows => self.has_windows = false,
             _ => {}
@@ -371,6 +392,9 @@ impl Kept {
             Place::AppArmor => &mut self.apparmor,
             Place::RootPath => &mut self.root_path,
             Place::ContainerType => self.container_type.insert(""),
+            Place::Cwd => &mut self.cwd,
+            Place::Propagation => &mut self.propagation,
+            Place::Flag => &mut self.overrides.last_mut()?.1,
             Place::Destination => &mut self.mounts.last()?.destination,
             Place::MountType => &mut self.mounts.last()?.kind,
             Place::Source => &mut self.mounts.last()?.source,
@@ -482,6 +506,12 @@ fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
     match of.plain() {
         (b'{', kind) => {
             // By its one spelling, and empty until its value comes: null leaves it so.
+            if of.place == Place::Annotations && key.begins_with(FLAG) {
+                let name = key.kept().get(FLAG.len()..).unwrap_or_default();
+                kept.overrides.push((name, ""));
+                let place = Place::Flag;
+                return Value { place, kind, ..of };
+            }
             let place = below(of.place, |known| key.chars().eq(known.chars()));
             if let Some(slot) = kept.slot(place) {
                 *slot = "";
@@ -641,22 +671,46 @@ impl Spec {
             }
             _ => {}
         }
-        let served = || kept.mounts.filled().iter().filter(|mount| is_served(mount));
-        let mounts = served().take(MOUNTS).map(|mount| Mount {
+        let mounts = kept.mounts.filled().iter().map(|mount| Mount {
             destination: mount.destination,
             kind: mount.kind,
             source: mount.source,
             options: List::of(mount.options.filled().iter().copied()).leak(),
             read_only: mount.options.filled().contains(&"ro"),
+            served: is_served(mount),
         });
         Ok(Self {
             root_path: kept.root_path,
             root_read_only: kept.root_read_only,
             mounts: List::of(mounts),
-            mount_count: served().count(),
+            propagation: kept.propagation,
+            cwd: kept.cwd,
+            overrides: List::of(kept.overrides.iter().copied()),
             apparmor: kept.apparmor,
             has_seccomp: kept.has_seccomp,
         })
+    }
+
+    /// The mounts that get a connection, in order.
+    pub fn served(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(|mount| mount.served)
+    }
+
+    /// Tells anew which mounts get one of `connections`, by the rules of the later runtimes: the option
+    /// `bind` or `rbind` is as good as the type; at first not below /dev either, then there too. Each
+    /// rule takes all that the one before it took, so the number of connections tells which it was.
+    pub fn serve_by_later_rules(&mut self, connections: usize) {
+        for all_of_dev in [false, true] {
+            if self.served().count() >= connections {
+                return;
+            }
+            for mount in self.mounts.iter_mut() {
+                let is_bind = mount.kind == "bind"
+                    || mount.options.iter().any(|&o| o == "bind" || o == "rbind");
+                let is_left_out = !all_of_dev && is_sandbox_device(mount.destination);
+                mount.served = is_bind && !mount.source.is_empty() && !is_left_out;
+            }
+        }
     }
 }
 
@@ -714,8 +768,7 @@ mod tests {
         assert_eq!(spec.root_path, "a/\u{1f600}");
         assert!(spec.root_read_only && spec.has_seccomp);
         let served: Vec<(&str, bool)> = spec
-            .mounts
-            .iter()
+            .served()
             .map(|m| (m.destination, m.read_only))
             .collect();
         assert_eq!(served, [("/a", true), ("/dev/ptsx", false)]);
@@ -794,6 +847,46 @@ mod tests {
     }
 
     #[test]
+    fn later_runtimes_serve_mounts_by_option_and_below_dev_as_their_connections_tell() {
+        let served = |connections: usize| {
+            let mut spec = read(
+                r#""root":{"path":"/"},"mounts":[{"destination":"/a","type":"bind","source":"/s"},
+                   {"destination":"/b","type":"none","source":"/s","options":["rbind"]},
+                   {"destination":"/dev/shm","type":"bind","source":"/s"},
+                   {"destination":"/dev","type":"tmpfs","source":"/s"},
+                   {"destination":"/c","type":"bind"}]"#,
+            )
+            .unwrap();
+            spec.serve_by_later_rules(connections);
+            let served: Vec<&str> = spec.served().map(|mount| mount.destination).collect();
+            served.join(" ")
+        };
+        assert_eq!(served(0), "/a");
+        assert_eq!(served(1), "/a");
+        assert_eq!(served(2), "/a /b");
+        assert_eq!(served(3), "/a /b /dev/shm");
+        assert_eq!(served(9), "/a /b /dev/shm");
+    }
+
+    #[test]
+    fn what_the_later_contract_reads_is_kept_and_null_takes_it_away() {
+        let spec = read(
+            r#""root":{"path":"/"},"process":{"cwd":"/w"},"linux":{"rootfsPropagation":"rslave"},
+               "annotations":{"dev.gvisor.flag.debug":"1","x":"y","dev.gvisor.flag.debug":"0"}"#,
+        )
+        .unwrap();
+        assert_eq!((spec.cwd, spec.propagation), ("/w", "rslave"));
+        assert_eq!(*spec.overrides, [("debug", "1"), ("debug", "0")]);
+        let spec = read(
+            r#""root":{"path":"/"},"linux":{"rootfsPropagation":"rslave"},"linux":null,
+               "annotations":{"dev.gvisor.flag.debug":"1"},"annotations":null"#,
+        )
+        .unwrap();
+        assert_eq!((spec.cwd, spec.propagation), ("", ""));
+        assert!(spec.overrides.is_empty());
+    }
+
+    #[test]
     fn more_mounts_than_can_be_served_are_counted() {
         let mount = r#"{"destination":"/a","type":"bind","source":"/s"}"#;
         let spec = read(&format!(
@@ -801,7 +894,7 @@ mod tests {
             vec![mount; 300].join(",")
         ))
         .unwrap();
-        assert_eq!((spec.mounts.len(), spec.mount_count), (MOUNTS, 300));
+        assert_eq!((spec.mounts.len(), spec.served().count()), (300, 300));
     }
 
     #[test]
@@ -854,8 +947,7 @@ mod tests {
         )
         .unwrap();
         let served: Vec<(&str, &str, bool)> = spec
-            .mounts
-            .iter()
+            .served()
             .map(|m| (m.destination, m.source, m.read_only))
             .collect();
         assert_eq!(served, [("/c", "/s", false)]);

@@ -1,7 +1,7 @@
 //! Attach points: the directory or file that a connection serves, opened at start.
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::attr::{Kind, Meta, Special};
@@ -10,6 +10,7 @@ use super::{Fs, NodeId};
 use crate::limits::DEVICES;
 use crate::sys::arena::{List, c_path};
 use crate::sys::fd::TableFd;
+use crate::sys::inside::open_inside;
 use crate::sys::memory::Region;
 use crate::tables::{Id, NameRef};
 
@@ -29,12 +30,12 @@ struct Opened {
 }
 
 impl Attach {
-    /// Opens the attach point at `path`, absolute, below the process's root. Symlinks on the way are
-    /// followed inside that root; the last component is not. A failure is kept for Tattach to tell:
-    /// a mount's destination need not exist (gofer.md 7).
-    pub fn open(path: &[u8], read_only: bool, special: Special) -> Self {
+    /// Opens the attach point at `path`, absolute, below the process's root, or takes `made` for it.
+    /// Symlinks on the way are followed inside that root; the last component is not. A failure is kept
+    /// for Tattach to tell: a mount's destination need not exist (gofer.md 7).
+    pub fn open(path: &[u8], read_only: bool, special: Special, made: Option<OwnedFd>) -> Self {
         Self {
-            opened: open(path, special),
+            opened: open(path, special, made),
             read_only,
             root: Id::NONE,
         }
@@ -53,8 +54,11 @@ impl Attach {
     }
 }
 
-fn open(path: &[u8], special: Special) -> Result<Opened, Errno> {
-    let root = open_path(path)?;
+fn open(path: &[u8], special: Special, made: Option<OwnedFd>) -> Result<Opened, Errno> {
+    let root = match made {
+        Some(root) => root,
+        None => open_path(path)?,
+    };
     let meta = Meta::of(root.as_fd())?;
     let holder = match special.kind(&meta)? {
         Kind::Directory => None,
@@ -73,21 +77,15 @@ fn open(path: &[u8], special: Special) -> Result<Opened, Errno> {
 
 fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
     let text = c_path(path)?;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..OPENS {
-        match openat2(CWD, text, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {} // `..`, and something was renamed meanwhile (openat2(2))
-            Err(Errno::NOSYS) => break, // before Linux 5.6
-            other => return other,
+    match open_inside(CWD, text, OFlags::NOFOLLOW) {
+        // Without the further guards, that the chroot does not need.
+        Err(Errno::AGAIN | Errno::NOSYS) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(CWD, text, flags, Mode::empty())
         }
+        other => other,
     }
-    openat(CWD, text, flags, Mode::empty())
 }
-
-/// Tries to resolve an attach point while the host renames; then it is done without the further guards
-/// that the chroot does not need.
-const OPENS: usize = 64;
 
 /// Host devices in the order in which each attach point met them.
 pub(super) struct Devices {

@@ -1,6 +1,6 @@
 //! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
 
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
@@ -9,6 +9,7 @@ use crate::cli::{Contract, Options};
 use crate::clock::Civil;
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{adopt, move_up, standard_error};
+use crate::sandbox::newroot::fd_path;
 use crate::sys::arena::{List, c_path};
 use crate::sys::raw::wall_clock;
 use crate::text;
@@ -21,8 +22,8 @@ pub type Placed = List<(OwnedFd, RawFd)>;
 /// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
 /// the original says; what was opened before stays.
 pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), Told> {
-    log.debug = options.flag("debug") || options.flag("log-packets");
-    let least = if log.debug { Level::Debug } else { Level::Info };
+    log.debug = options.is_debug();
+    let least = Level::Debug; // which are made, or not
     let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
     match options.contract() {
         Contract::S => {
@@ -124,11 +125,9 @@ fn add(
 
 /// The same pipe or terminal, opened again, so that not to block is a matter of ours alone.
 fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
-    let mut path = List::new();
-    text!("/proc/self/fd/%", Signed(fd.as_raw_fd().into())).say(&mut path);
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    move_up(openat(CWD, c_path(&path).ok()?, flags, Mode::empty()).ok()?).ok()
+    move_up(openat(CWD, fd_path(fd), flags, Mode::empty()).ok()?).ok()
 }
 
 fn cannot(name: &[u8], errno: Errno) -> Told {

@@ -33,12 +33,12 @@ pub fn fill_standard() -> Result<(), Errno> {
 }
 
 /// Looks at the descriptors that the command line names, before any is moved: from then on such a number
-/// may be one of ours. The first that is not as it must be, and why.
+/// may be one of ours; -1 is none. The first that is not as it must be, and why.
 ///
 /// Errors: `EBADF` not open, or named twice; `ENOTSOCK` an io-fd that is no socket.
 pub fn check_named(sockets: &[RawFd], logs: &[RawFd]) -> Result<(), (RawFd, Errno)> {
     let all = || sockets.iter().chain(logs);
-    for (at, &number) in all().enumerate() {
+    for (at, &number) in all().enumerate().filter(|(_, number)| **number >= 0) {
         if all().take(at).any(|&before| before == number) {
             return Err((number, Errno::BADF));
         }
@@ -122,22 +122,21 @@ pub fn clone_proc() -> Result<(), Errno> {
     place(clone, PROC_FD)
 }
 
-/// Descriptors that the process may have, after raising the soft limit to the hard one.
-///
-/// Errors: setrlimit(2)'s.
-pub fn raise_descriptor_limit() -> Result<u64, Errno> {
-    let limit = getrlimit(Resource::Nofile);
+/// Sets the limit of descriptors, soft and hard; without `limit`, the soft one is raised to the hard one.
+/// What the process may have then. Errors: setrlimit(2)'s.
+pub fn limit_descriptors(limit: Option<u64>) -> Result<u64, Errno> {
+    let limit = limit.or_else(|| getrlimit(Resource::Nofile).maximum);
     setrlimit(
         Resource::Nofile,
         Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
+            current: limit,
+            maximum: limit,
         },
     )?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
+    Ok(limit.unwrap_or(u64::MAX))
 }
 
-/// Reads a file whole, into memory of its own. Errors: openat(2)'s, fstat(2)'s, read(2)'s.
+/// Reads a file whole, into memory of its own. Errors: openat(2)'s, those of [`read_all`].
 pub fn read_file(path: &CStr) -> Result<Region<u8>, Errno> {
     let file = openat(
         CWD,
@@ -145,12 +144,18 @@ pub fn read_file(path: &CStr) -> Result<Region<u8>, Errno> {
         OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
         Mode::empty(),
     )?;
+    read_all(&file)
+}
+
+/// Reads an open file whole, from its start. Errors: fstat(2)'s, pread(2)'s.
+pub fn read_all(file: &OwnedFd) -> Result<Region<u8>, Errno> {
     let size = rustix::fs::fstat(file.as_fd())?.st_size;
     let mut region = Region::reserve(usize::try_from(size).map_err(|_| Errno::FBIG)?);
     let mut filled = 0;
     while filled < region.len() {
         match rustix::io::retry_on_intr(|| {
-            rustix::io::read(&file, region.get_mut(filled..).unwrap_or_default())
+            let room = region.get_mut(filled..).unwrap_or_default();
+            rustix::io::pread(file, room, filled as u64)
         })? {
             0 => break,
             count => filled += count,

@@ -1,11 +1,13 @@
 //! Confinement, in this order; each step has a file of its own.
 //!
 //! 1. `descriptors`: inherited ones are taken over or closed, the clone of /proc/self/fd is taken;
+//!    before that, in the later contract, `newroot`: the host's tree leaves the mount namespace;
 //! 2. `caps`: six capabilities are left, one of them for the next step alone;
 //! 3. `root`: umask 0, chroot, chdir; then `caps`: five are left;
 //! 4. `seccomp`: the system calls of one table are left.
 
 pub mod caps;
 pub mod descriptors;
+pub mod newroot;
 pub mod root;
 pub mod seccomp;

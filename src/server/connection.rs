@@ -98,6 +98,8 @@ pub struct Connection {
     is_deaf: bool,
     /// A request waits for room in the send buffer.
     waits_for_room: bool,
+    /// A request was handled.
+    is_begun: bool,
 }
 
 impl Connection {
@@ -124,6 +126,7 @@ impl Connection {
             at_end: false,
             is_deaf: false,
             waits_for_room: false,
+            is_begun: false,
         }
     }
 
@@ -176,6 +179,15 @@ impl Connection {
             header,
             self.received.start + HEADER_BYTES..self.received.start + size,
         )
+    }
+
+    /// Whether the first that the peer sends is LISAFS's Mount, and so no 9P: `payload[4] 1[2] 0[2]`,
+    /// which as a 9P header has a type that is none, and tag 0.
+    pub fn begins_with_lisafs(&self) -> bool {
+        const MOUNT: u8 = 1;
+        let bytes = self.input.get(self.received.clone()).unwrap_or_default();
+        !self.is_begun
+            && Header::decode(bytes).is_some_and(|first| first.kind == MOUNT && first.tag.0 == 0)
     }
 
     /// Whether a turn can get something done: a frame is there, bad or good, and room for its reply.
@@ -232,6 +244,7 @@ impl Connection {
     /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes. A
     /// reference to `donated` passes to the connection until the descriptor is sent.
     pub fn answer(&mut self, size: u32, reply: usize, donated: Option<OpenId>) {
+        self.is_begun = true;
         self.received.start += size as usize;
         if self.received.is_empty() {
             self.received = 0..0;

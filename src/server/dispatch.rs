@@ -37,6 +37,8 @@ pub struct Session<'a> {
 pub struct Policy {
     /// `--panic-on-write`.
     pub panic_on_write: bool,
+    /// Whether the runtime may be one that speaks LISAFS unless it is told not to.
+    pub may_be_lisafs: bool,
 }
 
 /// What became of a request.

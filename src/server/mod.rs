@@ -27,7 +27,8 @@ use crate::sys::arena::List;
 use crate::sys::raw::ppoll;
 use crate::tables::Key;
 use crate::text;
-use crate::text::Arg::Signed;
+use crate::text::Arg::{Raw, Signed};
+use crate::text::Told;
 
 /// A place for a connection.
 #[allow(clippy::large_enum_variant)] // nothing is boxed: the list is made once
@@ -56,6 +57,8 @@ struct Common<'a> {
     fs: Fs,
     policy: Policy,
     log: &'a Log,
+    /// A connection ended because its client speaks LISAFS.
+    met_lisafs: bool,
 }
 
 /// What is left to do before the next wait.
@@ -94,6 +97,7 @@ impl<'a> Server<'a> {
             fs,
             policy,
             log,
+            met_lisafs: false,
         };
         Self {
             places,
@@ -103,12 +107,16 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Serves until every connection has ended. Error: ppoll(2)'s, which has no reason to fail.
+    /// Serves until every connection has ended. Errors: ppoll(2)'s, which has no reason to fail;
+    /// `EPROTONOSUPPORT` a client spoke LISAFS, which was told.
     pub fn serve(&mut self) -> Result<(), Errno> {
         loop {
             let left = self.take_turns();
             if left == Left::Nothing {
-                return Ok(());
+                return match self.common.met_lisafs {
+                    true => Err(Errno::PROTONOSUPPORT),
+                    false => Ok(()),
+                };
             }
             self.wait(left == Left::Work)?;
         }
@@ -259,6 +267,9 @@ impl<'a> Server<'a> {
     }
 }
 
+/// What a runtime is told that would not speak 9P.
+pub const SPEAKS_9P: Told = b"this gofer speaks 9P; start the runtime with --lisafs=false";
+
 /// Serves requests that are there. False: the connection is over.
 fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
     let Common {
@@ -267,7 +278,13 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
         fs,
         policy,
         log,
+        met_lisafs,
     } = common;
+    if policy.may_be_lisafs && connection.begins_with_lisafs() {
+        log.fatal(text!("%", Raw(SPEAKS_9P)));
+        *met_lisafs = true;
+        return false;
+    }
     let mut cost = 0;
     while cost < TURN_COST {
         let (header, body) = match connection.next() {

@@ -6,8 +6,8 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_ppoll, __NR_prctl,
-    __NR_rt_sigaction, __NR_seccomp, CLOCK_REALTIME, SIGPIPE, SIGXFSZ, kernel_sigaction,
-    kernel_sigset_t, pollfd, timespec,
+    __NR_rt_sigaction, __NR_seccomp, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS, SIGPIPE, SIGXFSZ,
+    kernel_sigaction, kernel_sigset_t, pollfd, timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
@@ -87,6 +87,12 @@ pub fn seccomp_install(program: &[sock_filter]) -> Result<(), Errno> {
 pub fn no_new_privs() -> Result<(), Errno> {
     // SAFETY: no pointers.
     check(unsafe { syscall4(__NR_prctl, PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0) }).map(|_| ())
+}
+
+/// A mount namespace of the process's own (unshare(2), CLONE_NEWNS). Errors: `EPERM` no CAP_SYS_ADMIN.
+pub fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: no pointers; of what may be shared, the mount namespace alone is not any more.
+    check(unsafe { syscall4(__NR_unshare, CLONE_NEWNS as usize, 0, 0, 0) }).map(|_| ())
 }
 
 /// Ignores SIGPIPE and SIGXFSZ: a log that is a pipe may lose its reader, and a file may reach

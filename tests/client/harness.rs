@@ -11,7 +11,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use nix::unistd::{Gid, Uid, chdir, chroot, dup2_raw, setgid, setgroups, setuid, write};
+use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
@@ -271,9 +274,13 @@ pub struct Launch {
     words: Vec<OsString>,
     sockets: usize,
     namespace: Option<Namespace>,
+    others: CloneFlags,
+    is_unmapped: bool,
     ids: Option<(u32, u32)>,
     chroot: Option<PathBuf>,
     strays: Vec<RawFd>,
+    handed: Vec<(OwnedFd, RawFd)>,
+    first: RawFd,
     nofile: Option<(u64, u64)>,
     cwd: Option<PathBuf>,
     tmpfs: Option<(PathBuf, &'static CStr)>,
@@ -288,9 +295,13 @@ impl Launch {
             words: words.iter().map(|word| word.as_ref().to_owned()).collect(),
             sockets: 1,
             namespace: None,
+            others: CloneFlags::empty(),
+            is_unmapped: false,
             ids: None,
             chroot: None,
             strays: Vec::new(),
+            handed: Vec::new(),
+            first: FIRST_FD,
             nofile: None,
             cwd: None,
             tmpfs: None,
@@ -340,6 +351,18 @@ impl Launch {
         self
     }
 
+    /// In these namespaces too; a new one for processes gets a process between us and its first one.
+    pub fn namespaces(mut self, flags: CloneFlags) -> Launch {
+        self.others = flags;
+        self
+    }
+
+    /// In a user namespace where no id is mapped yet, with all capabilities there.
+    pub fn unmapped(mut self) -> Launch {
+        self.is_unmapped = true;
+        self
+    }
+
     /// Started with these ids, no groups and so without capabilities.
     pub fn ids(mut self, uid: u32, gid: u32) -> Launch {
         self.ids = Some((uid, gid));
@@ -355,6 +378,27 @@ impl Launch {
     /// These numbers are open in the program, though nobody told it.
     pub fn strays(mut self, numbers: &[RawFd]) -> Launch {
         self.strays = numbers.to_vec();
+        self
+    }
+
+    /// These descriptors are open in the program, at these numbers.
+    pub fn hand(mut self, fds: impl IntoIterator<Item = (OwnedFd, RawFd)>) -> Launch {
+        self.handed.extend(fds);
+        self
+    }
+
+    /// The number of the first socket.
+    pub fn first(mut self, number: RawFd) -> Launch {
+        self.first = number;
+        self
+    }
+
+    /// Started by this program, which is given these words, then the one under test and its own.
+    pub fn by(mut self, program: &str, words: &[&str]) -> Launch {
+        let started = self.binary.take().unwrap_or_else(binary);
+        let front = words.iter().map(OsString::from).chain([started.into()]);
+        self.words = front.chain(self.words).collect();
+        self.binary = Some(program.into());
         self
     }
 
@@ -385,7 +429,7 @@ impl Launch {
         let mut ours = Vec::new();
         let mut places = Vec::new();
         let mut inodes = Vec::new();
-        for number in (FIRST_FD..).take(self.sockets) {
+        for number in (self.first..).take(self.sockets) {
             let (mine, theirs) = UnixStream::pair()?;
             inodes.push(inode_of(&theirs));
             ours.push(Some(mine));
@@ -394,19 +438,22 @@ impl Launch {
         for &number in &self.strays {
             places.push((memfd_create("stray", MFdFlags::MFD_CLOEXEC)?, number));
         }
+        places.extend(self.handed);
         let error_file = File::from(memfd_create("stderr", MFdFlags::MFD_CLOEXEC)?);
         let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
         let (uid, gid) = self.ids.unwrap_or(own);
         let child_setup = ChildSetup {
             places,
-            flags: match self.namespace {
-                None => CloneFlags::empty(),
-                Some(Namespace::Mount) => CloneFlags::CLONE_NEWNS,
-                Some(Namespace::User) => CloneFlags::CLONE_NEWUSER,
-                Some(Namespace::UserAndMount) => {
-                    CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS
-                }
-            },
+            flags: self.others
+                | match self.namespace {
+                    None => CloneFlags::empty(),
+                    Some(Namespace::Mount) => CloneFlags::CLONE_NEWNS,
+                    Some(Namespace::User) => CloneFlags::CLONE_NEWUSER,
+                    Some(Namespace::UserAndMount) => {
+                        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS
+                    }
+                },
+            is_unmapped: self.is_unmapped,
             uid_map: format!("0 {uid} 1").into_bytes(),
             gid_map: format!("0 {gid} 1").into_bytes(),
             tmpfs: match &self.tmpfs {
@@ -462,6 +509,7 @@ fn inode_of(fd: &impl AsFd) -> u64 {
 struct ChildSetup {
     places: Vec<(OwnedFd, RawFd)>,
     flags: CloneFlags,
+    is_unmapped: bool,
     uid_map: Vec<u8>,
     gid_map: Vec<u8>,
     tmpfs: Option<(CString, &'static CStr)>,
@@ -491,7 +539,12 @@ impl ChildSetup {
         if !self.flags.is_empty() {
             unshare(self.flags)?;
         }
-        if self.flags.contains(CloneFlags::CLONE_NEWUSER) {
+        if self.flags.contains(CloneFlags::CLONE_NEWPID) {
+            become_first_process()?;
+        }
+        if self.is_unmapped {
+            keep_capabilities()?;
+        } else if self.flags.contains(CloneFlags::CLONE_NEWUSER) {
             put(c"/proc/self/setgroups", b"deny")?;
             put(c"/proc/self/uid_map", &self.uid_map)?;
             put(c"/proc/self/gid_map", &self.gid_map)?;
@@ -508,6 +561,34 @@ impl ChildSetup {
         }
         Ok(())
     }
+}
+
+/// Goes on as the first process of the new namespace. The one that stays holds no descriptor of the
+/// program's, and ends as it ends.
+fn become_first_process() -> io::Result<()> {
+    // SAFETY: one thread, between fork and exec; both go on with system calls only.
+    #[allow(unsafe_code)]
+    let ForkResult::Parent { child } = (unsafe { fork() })? else {
+        return Ok(());
+    };
+    let _ = gofer::sys::raw::close_range(1, RawFd::MAX);
+    let status = waitpid(child, None)?;
+    gofer::sys::raw::exit(match status {
+        WaitStatus::Exited(_, code) => code,
+        _ => 255,
+    })
+}
+
+/// Capabilities that outlive the exec of a program whose user has no id here.
+fn keep_capabilities() -> io::Result<()> {
+    let keep = || {
+        let mut sets = capabilities(None)?;
+        sets.inheritable = sets.permitted;
+        set_capabilities(None, sets)?;
+        let mut all = sets.permitted.iter();
+        all.try_for_each(|one| configure_capability_in_ambient_set(one, true))
+    };
+    keep().map_err(|errno: rustix::io::Errno| io::Error::from_raw_os_error(errno.raw_os_error()))
 }
 
 const NOTHING: Option<&CStr> = None;

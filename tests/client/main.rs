@@ -26,6 +26,7 @@ mod frames;
 mod harness;
 mod hostile;
 mod later;
+mod launch;
 mod logs;
 mod mended;
 mod misc;

@@ -24,9 +24,16 @@ startup! {
     // ours
     __NR_mmap "mmap" "buffers, tables and heap, reserved once; musl, for large thread-local storage";
     __NR_mprotect "mprotect" "relocated data made read-only";
-    __NR_read "read" "the spec";
-    __NR_openat2 "openat2" "attach points, inside the new root";
-    __NR_open_tree "open_tree" "the detached clone of /proc/self/fd";
+    __NR_read "read" "the end of --sync-userns-fd";
+    __NR_openat2 "openat2" "attach points and mount points, inside the new root";
+    __NR_open_tree "open_tree" "the detached clone of /proc/self/fd; the sources of bind mounts";
+    __NR_unshare "unshare" "a mount namespace of our own";
+    __NR_mount "mount" "the tmpfs and the procfs of the new root; propagation and flags";
+    __NR_move_mount "move_mount" "bind mounts put on their mount points";
+    __NR_pivot_root "pivot_root" "the new root";
+    __NR_umount2 "umount2" "the old root";
+    __NR_setuid "setuid" "the user namespace's root";
+    __NR_setgid "setgid" "the user namespace's root";
     __NR_fcntl "fcntl" "inherited descriptors moved clear of the fixed ones";
     __NR_pipe2 "pipe2" "placeholders at fixed descriptors";
     __NR_dup3 "dup3" "the fixed descriptors put in place";

@@ -60,11 +60,12 @@ func Binary(t testing.TB) string {
 	return absolute
 }
 
-// Mount is a bind mount of the spec. Its source is the folder of that name below the root, so
-// that it holds the same files whichever contract is in force.
+// Mount is a bind mount of the spec. Without a source of its own, that is the folder of that name below the
+// root, so that it holds the same files whichever contract is in force.
 type Mount struct {
 	Destination string
 	Options     []string
+	Source      string // on the host
 }
 
 // Options say what is served and how it is started.
@@ -99,8 +100,11 @@ type object = map[string]interface{}
 func writeSpec(t testing.TB, bundle, root string, options Options) {
 	mounts := []object{{"destination": "/proc", "type": "proc", "source": "proc"}}
 	for _, mount := range options.Mounts {
-		mounts = append(mounts, object{"destination": mount.Destination, "type": "bind",
-			"source": filepath.Join(root, mount.Destination), "options": mount.Options})
+		source := mount.Source
+		if source == "" {
+			source = filepath.Join(root, mount.Destination)
+		}
+		mounts = append(mounts, object{"destination": mount.Destination, "type": "bind", "source": source, "options": mount.Options})
 	}
 	spec, err := json.Marshal(object{
 		"ociVersion": "1.0.0",
@@ -152,7 +156,9 @@ func Start(t testing.TB, options Options) *Server {
 	bundle := filepath.Join(work, "bundle")
 	must(t, os.Mkdir(bundle, 0o755))
 	for _, mount := range options.Mounts {
-		must(t, os.MkdirAll(filepath.Join(server.Dir, mount.Destination), 0o755))
+		if mount.Source == "" {
+			must(t, os.MkdirAll(filepath.Join(server.Dir, mount.Destination), 0o755))
+		}
 	}
 	writeSpec(t, bundle, server.Dir, options)
 

@@ -92,7 +92,7 @@ func TestMountListIsResolved(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "real/mnt"), 0o755))
 	must(t, os.Symlink("../../../real", filepath.Join(dir, "link")))
-	server := harness.Start(t, harness.Options{Dir: dir, Mounts: []harness.Mount{{Destination: "/link/mnt", Options: []string{"rbind"}}}})
+	server := harness.Start(t, harness.Options{Dir: dir, Mounts: []harness.Mount{{Destination: "/link/mnt", Options: []string{"rbind"}, Source: t.TempDir()}}})
 	t.Logf("mounts-fd: %s", server.Mounts)
 	check(t, "mounts-fd/no symlink is left", strings.Contains(server.Mounts, `"destination":"/real/mnt"`), true)
 }

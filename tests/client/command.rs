@@ -339,7 +339,7 @@ fn contract_l_is_told_by_spec_fd_alone() {
     expect_end(
         &exit,
         128,
-        "error reading spec: invalid JSON in \"--spec-fd\"",
+        "error reading spec: error unmarshaling spec from file \"--spec-fd\": unexpected end of JSON input",
     ); // /dev/null
 }
 

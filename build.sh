@@ -10,7 +10,7 @@ usage: ./build.sh [command]
   (none)       build the stripped release binary as target/gofer
   test         everything that CI checks: build, lints, unit tests, the suite against the binary; as root
   demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
-  interop      drive the binary with a Go client of gVisor's protocol, beside a second server; needs Go 1.20 or later
+  interop      drive the binary with a Go client of gVisor's protocol, beside a second server, and start it as runtimes do
   help         this text
 TEXT
 }
@@ -77,6 +77,7 @@ test_all() {
     stage lint lint
     stage compile cargo test --locked --no-run
     stage test cargo test --locked --quiet
+    stage interop tests/interop/run.sh all
 }
 
 case "${1-}" in
@@ -91,7 +92,7 @@ case "${1-}" in
     interop)
         need_tools
         build
-        tests/interop/run.sh suite
+        tests/interop/run.sh all
         ;;
     help | -h | --help) usage ;;
     *) usage >&2; exit 2 ;;

@@ -37,12 +37,23 @@ need_packages() {
         >"$work/packages.log" 2>&1 || { tail -n 20 "$work/packages.log" >&2; die "cannot install ${missing[*]}"; }
 }
 
-# The client package needs Go 1.20, later than Debian 12's own.
-need_go() {
-    command -v go >/dev/null || die "no go: the client package needs Go 1.20 or later"
+# Whether a go is late enough for the client package.
+is_late() {
     local version
-    version=$(go env GOVERSION)
-    [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 20 ] || die "$version is too old: the client package needs Go 1.20 or later"
+    version=$("$1" env GOVERSION 2>/dev/null) || return 1
+    [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 20 ]
+}
+
+# The client package needs Go 1.20, later than Debian 12's own, which fetches one as a module.
+need_go() {
+    is_late go && return
+    command -v go >/dev/null || need_packages golang-go ca-certificates
+    local later=golang.org/toolchain@v0.0.1-go1.22.12.linux-amd64 answer
+    answer=$(cd / && GOFLAGS=-modcacherw go mod download -json "$later") || die "cannot download $later: $answer"
+    GOROOT=$(sed -n 's/.*"Dir": "\(.*\)",/\1/p' <<<"$answer")
+    chmod +x "$GOROOT"/bin/* "$GOROOT"/pkg/tool/*/*
+    export GOROOT PATH=$GOROOT/bin:$PATH
+    is_late go || die "$(go env GOVERSION) is too old: the client package needs Go 1.20 or later"
 }
 
 build() {

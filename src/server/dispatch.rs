@@ -129,6 +129,7 @@ fn log_request(session: &Session<'_>, header: Header, body: &[u8], done: Result<
 }
 
 /// Decodes the request and gives it to its handler. Errors: see [`dispatch`].
+#[inline(never)] // or its frame makes every access of dispatch and of the handlers longer: 3 kB
 fn handle(
     s: &mut Session<'_>,
     kind: u8,

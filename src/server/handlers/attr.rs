@@ -34,6 +34,7 @@ pub fn statfs(s: &mut Session<'_>, t: Tstatfs) -> Result<Rstatfs, Errno> {
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a symlink; `ENAMETOOLONG`
 /// no room, or longer than [`LINK_BYTES`]; then readlinkat(2)'s.
+#[inline(never)] // its buffer has no place in the frame of all handlers
 pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Result<(), Errno> {
     let node = s.get(t.fid)?.node();
     if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Symlink {

@@ -15,6 +15,7 @@ use crate::server::dispatch::Session;
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, not a directory, or not open;
 /// `EINVAL` count holds not even the next entry; then lseek(2)'s and getdents64(2)'s.
+#[inline(never)] // its buffer has no place in the frame of all handlers
 pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result<(), Errno> {
     let (node, state) = s.directory(t.fid)?;
     let open = state.opened()?;

@@ -60,7 +60,7 @@ fn open(path: &[u8]) -> Result<Opened, Errno> {
     let meta = Meta::of(root.as_fd())?;
     let holder = match meta.kind()? {
         Kind::Directory => None,
-        Kind::Regular | Kind::Symlink => {
+        _ => {
             let slash = path
                 .iter()
                 .rposition(|&byte| byte == b'/')
@@ -135,9 +135,14 @@ impl Fs {
 
     /// The root's node of attach point `attach`, with one reference for the caller.
     ///
-    /// Once in the life of the process, as in the original. Error: `EIO` attached before, not opened
-    /// at start, or not a kind that is served.
-    pub fn attach(&mut self, attach: u16) -> Result<NodeId, Errno> {
+    /// Once in the life of the process, as in the original, unless `again`. Error: `EIO` attached before,
+    /// not opened at start, or not a kind that is served.
+    pub fn attach(&mut self, attach: u16, again: bool) -> Result<NodeId, Errno> {
+        let root = self.root(attach);
+        if again && root.is_some() {
+            self.hold(root);
+            return Ok(root);
+        }
         let point = self
             .attaches
             .get_mut(usize::from(attach))

@@ -26,6 +26,8 @@ pub enum Kind {
     Directory,
     /// A symlink itself; it is never followed.
     Symlink,
+    /// A FIFO, a socket or a device: of Linux's clients alone, and never opened.
+    Special,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Self::Regular => 1,
             Self::Directory => 2,
             Self::Symlink => 3,
+            Self::Special => 4,
         }
     }
 
@@ -42,6 +45,7 @@ impl Kind {
         match byte {
             2 => Self::Directory,
             3 => Self::Symlink,
+            4 => Self::Special,
             _ => Self::Regular,
         }
     }
@@ -52,6 +56,7 @@ impl Kind {
             Self::Regular => QidType::REGULAR,
             Self::Directory => QidType::DIRECTORY,
             Self::Symlink => QidType::SYMLINK,
+            Self::Special => QidType::APPEND,
         }
     }
 }
@@ -80,14 +85,33 @@ impl Meta {
         widen(self.0.st_nlink)
     }
 
-    /// The kind, if it is one that is served. Error: `EPERM` sockets, FIFOs and devices.
-    pub fn kind(&self) -> Result<Kind, Errno> {
+    /// The kind.
+    pub fn any_kind(&self) -> Kind {
         match self.file_type() {
-            FileType::RegularFile => Ok(Kind::Regular),
-            FileType::Directory => Ok(Kind::Directory),
-            FileType::Symlink => Ok(Kind::Symlink),
-            _ => Err(Errno::PERM),
+            FileType::RegularFile => Kind::Regular,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Symlink,
+            _ => Kind::Special,
         }
+    }
+
+    /// The kind, if it is one that is served to everyone. Error: `EPERM` sockets, FIFOs and devices.
+    pub fn kind(&self) -> Result<Kind, Errno> {
+        match self.any_kind() {
+            Kind::Special => Err(Errno::PERM),
+            kind => Ok(kind),
+        }
+    }
+
+    /// A number that is another one when the change time or the size is, and never 0: 32 bits of their hash.
+    #[allow(clippy::cast_possible_truncation)] // the upper half is what counts
+    pub fn version(&self) -> u32 {
+        let s = &self.0;
+        let changed = s.st_ctime.cast_unsigned().wrapping_mul(1_000_000_000);
+        let state =
+            changed.wrapping_add(s.st_ctime_nsec) ^ s.st_size.cast_unsigned().rotate_left(32);
+        let hash = state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        (hash as u32).max(1)
     }
 
     /// Device number of the file system that the file lies on.
@@ -180,6 +204,19 @@ pub struct Change {
     pub mtime: Time,
     /// Owner and group; NOUID and NOGID leave them.
     pub owner: (Uid, Gid),
+    /// The change time becomes the host's present, even if nothing else changes.
+    pub touch: bool,
+}
+
+/// Whom a new file is given to; NOUID and NOGID leave what the host chose.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Owner.
+    pub uid: Uid,
+    /// Group.
+    pub gid: Gid,
+    /// A process that may not give files away keeps this one, and the owner's set-id bits survive the giving.
+    pub lenient: bool,
 }
 
 /// What becomes of a time.
@@ -241,13 +278,13 @@ impl Fs {
             let fd = self.descriptor(node, open)?;
             note(utimensat(fd, c"", &times, AtFlags::EMPTY_PATH));
         }
-        if change.owner != (Uid::NONE, Gid::NONE) {
+        if change.touch || change.owner != (Uid::NONE, Gid::NONE) {
             note(chown(self.descriptor(node, open)?, change.owner));
         }
         last
     }
 
-    fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
+    pub(super) fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
         if self.kind(node)? == Kind::Symlink {
             return Err(Errno::BADF);
         }
@@ -263,13 +300,32 @@ impl Fs {
                 )
             }
             (Reopen::Parent, Ok(fd)) => fchmod(fd, mode),
+            // Opening it would do something.
+            (Reopen::Parent, Err(_)) if self.kind(node)? == Kind::Special => Err(Errno::PERM),
             (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, open, OFlags::RDONLY)?, mode),
         }
     }
 
+    /// Takes the set-id bits from an open file that someone without privileges writes to.
+    ///
+    /// Errors: fstat(2)'s, fchmodat(2)'s.
+    pub fn drop_set_ids(&self, node: NodeId, open: OpenId) -> Result<(), Errno> {
+        let mode = self.meta(node, open)?.0.st_mode & 0o7777;
+        // Set-group-id without execution by the group is another thing (inode(7)).
+        let dropped = if mode & 0o2010 == 0o2010 {
+            0o6000
+        } else {
+            0o4000
+        };
+        if mode & dropped == 0 {
+            return Ok(());
+        }
+        self.set_mode(node, open, mode & !dropped)
+    }
+
     fn set_size(&self, node: NodeId, open: OpenId, size: u64) -> Result<(), Errno> {
         match self.kind(node)? {
-            Kind::Directory => return Err(Errno::INVAL),
+            Kind::Directory | Kind::Special => return Err(Errno::INVAL),
             Kind::Symlink => return Err(Errno::BADF),
             Kind::Regular => {}
         }

@@ -87,7 +87,7 @@ impl Node {
             fd,
             attach,
             name_len: name.len,
-            kind: meta.kind()?.byte(),
+            kind: meta.any_kind().byte(),
             device_index,
             flags: 0,
             spare: [0; 10],
@@ -123,7 +123,7 @@ impl Node {
 
     /// Whether `meta` is of the very file that the node was made for.
     pub(super) fn is_file(&self, meta: &Meta) -> bool {
-        self.device == meta.device() && self.inode == meta.inode() && meta.kind() == Ok(self.kind())
+        self.device == meta.device() && self.inode == meta.inode() && meta.any_kind() == self.kind()
     }
 }
 
@@ -201,6 +201,11 @@ impl Fs {
         }
     }
 
+    /// Whether a node has a descriptor of its own.
+    pub fn is_held(&self, id: NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.fd.is_some())
+    }
+
     /// A directory node's descriptor. Error: `EBADF` it has none.
     pub(super) fn directory(&self, id: NodeId) -> Result<BorrowedFd<'_>, Errno> {
         self.node(id)?.fd.get().ok_or(Errno::BADF)
@@ -270,9 +275,14 @@ impl Fs {
     /// caller, and its attributes. At most two system calls: a known file costs one fstatat(2),
     /// another one an openat(2) that opens nothing but the path, and an fstat(2).
     ///
-    /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` not a
-    /// kind that is served; `EREMOTEIO` too many devices; `ENOMEM` tables full.
-    pub fn walk(&mut self, parent: NodeId, name: Name<'_>) -> Result<(NodeId, Meta), Errno> {
+    /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` a socket, a
+    /// FIFO or a device, unless `specials` are wanted too; `EREMOTEIO` too many devices; `ENOMEM` tables full.
+    pub fn walk(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        specials: bool,
+    ) -> Result<(NodeId, Meta), Errno> {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
         let known = self.child(parent, name.bytes());
@@ -281,6 +291,9 @@ impl Fs {
             .is_some()
         {
             let meta = Meta::of_name(self.directory(parent)?, host_name)?;
+            if !specials {
+                meta.kind()?;
+            }
             // As a rule the file that it last was; or one that it was before.
             let found = self.find(parent, name.bytes(), |node| {
                 node.fd.is_some() && node.is_file(&meta)
@@ -299,7 +312,9 @@ impl Fs {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(self.directory(parent)?, host_name, flags, Mode::empty())?;
         let meta = Meta::of(rustix::fd::AsFd::as_fd(&fd))?;
-        meta.kind()?;
+        if !specials {
+            meta.kind()?;
+        }
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()
@@ -326,7 +341,6 @@ impl Fs {
     ) -> Result<NodeId, Errno> {
         let attach = self.node(parent)?.attach;
         let device_index = self.devices.index(attach, meta.device())?;
-        meta.kind()?;
         let kept = self.names.insert(name.bytes()).ok_or(Errno::NOMEM)?;
         let fd = fd.map(TableFd::new).unwrap_or_default();
         let node = Node::new(attach, parent, kept, fd, meta, device_index)?;
@@ -363,14 +377,13 @@ impl Fs {
         }
     }
 
-    /// A qid for a file just made in `parent`, which has no node. Errors: `EPERM`, `EREMOTEIO`.
+    /// A qid for a file just made in `parent`, which has no node. Error: `EREMOTEIO`.
     pub(super) fn new_qid(&mut self, parent: NodeId, meta: &Meta) -> Result<Qid, Errno> {
         let attach = self.node(parent)?.attach;
         let device_index = self.devices.index(attach, meta.device())?;
-        let kind = meta.kind()?.qid_type();
         Ok(Qid {
-            kind,
-            version: 0,
+            kind: meta.any_kind().qid_type(),
+            version: meta.version(),
             path: qid_path(device_index, meta.inode()),
         })
     }

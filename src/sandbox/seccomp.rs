@@ -10,7 +10,7 @@ use linux_raw_sys::ptrace::{
     BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
     sock_filter,
 };
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -115,6 +115,10 @@ const OPEN_FORBIDDEN: u32 = !OFlags::RWMODE
     .union(OFlags::CLOEXEC)
     .union(OFlags::PATH)
     .union(OFlags::LARGEFILE)
+    .union(OFlags::APPEND)
+    .union(OFlags::DSYNC)
+    .union(OFlags::SYNC)
+    .union(OFlags::NOATIME)
     .bits();
 const OPEN_DECIDING: u32 = OFlags::CLOEXEC
     .union(OFlags::NOFOLLOW)
@@ -149,7 +153,7 @@ table! {
     ALWAYS __NR_fstatfs "fstatfs" [] "Tstatfs";
     ALWAYS __NR_mkdirat "mkdirat" [(0, DESCRIPTOR)] "Tmkdir";
     ALWAYS __NR_symlinkat "symlinkat" [(1, DESCRIPTOR)] "Tsymlink";
-    ALWAYS __NR_mknodat "mknodat" [(0, DESCRIPTOR), (2, Masked(!0o7777, FileType::RegularFile.as_raw_mode())), (3, Is(0))] "Tmknod: regular files";
+    ALWAYS __NR_mknodat "mknodat" [(0, DESCRIPTOR), (2, Masked(!0o177_777, 0))] "Tmknod; devices take CAP_MKNOD, which is dropped";
     ALWAYS __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(AtFlags::EMPTY_PATH.bits()))] "Tlink";
     BY_PROC_FD __NR_linkat "linkat" [(0, PROC), (2, DESCRIPTOR), (4, Is(AtFlags::SYMLINK_FOLLOW.bits()))] "Tlink without CAP_DAC_READ_SEARCH";
     BY_PARENT __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(0))] "Tlink without CAP_DAC_READ_SEARCH";

@@ -25,6 +25,7 @@ mod faults;
 mod frames;
 mod harness;
 mod hostile;
+mod linux;
 mod logs;
 mod mended;
 mod misc;

@@ -217,6 +217,7 @@ impl Fs {
             open.fd.close();
             self.opens.remove(id);
             self.held -= 1;
+            self.end_locks(id);
         }
     }
 

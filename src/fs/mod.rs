@@ -9,6 +9,7 @@ pub mod attr;
 pub mod dir;
 pub mod entries;
 pub mod file;
+pub mod locks;
 pub mod name;
 pub mod tree;
 
@@ -16,6 +17,7 @@ use alloc::vec::Vec;
 
 use self::attach::{Attach, Devices};
 use self::file::{Open, Reopen};
+use self::locks::Locks;
 use self::tree::Node;
 use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
 use crate::tables::{Id, Index, Key, Names, Slab};
@@ -34,6 +36,7 @@ pub struct Fs {
     key: Key,
     opens: Slab<Open>,
     devices: Devices,
+    locks: Locks,
     /// Nodes that nobody refers to, to be closed; chained by `link`.
     released: NodeId,
     /// Descriptors held by nodes and opens.
@@ -61,6 +64,7 @@ impl Fs {
             key,
             opens: Slab::reserve(capacity.min(OPENS)),
             devices: Devices::reserve(attaches.len()),
+            locks: Locks::reserve(),
             attaches,
             released: Id::NONE,
             held,
@@ -87,6 +91,7 @@ impl Fs {
             || self.opens.wants_trim()
             || self.names.wants_trim()
             || self.index.wants_trim()
+            || self.locks.wants_trim()
     }
 
     /// Gives memory back that holds no record, looking at `bytes` of each table.
@@ -95,5 +100,6 @@ impl Fs {
         self.opens.trim(bytes);
         self.names.trim(bytes);
         self.index.trim();
+        self.locks.trim();
     }
 }

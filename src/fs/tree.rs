@@ -114,6 +114,11 @@ impl Node {
         self.parent
     }
 
+    /// Device and inode number.
+    pub(super) fn file(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     pub(super) fn name(&self) -> NameRef {
         NameRef {
             block: self.name,

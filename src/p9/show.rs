@@ -51,6 +51,7 @@ fn show(f: &mut fmt::Formatter<'_>, kind: &[u8], from: &mut Reader<'_>) -> fmt::
         b"Perm" => write!(f, "{:#o}", u64::from(Perm::read(from).0)),
         b"GetMask" => write!(f, "{:#x}", u64::read(from)),
         b"SetMask" => write!(f, "{:#x}", u64::from(u32::read(from))),
+        b"u8" => write!(f, "{}", u64::from(u8::read(from))),
         b"Tag" => write!(f, "{}", u64::from(u16::read(from))),
         b"u64" => write!(f, "{}", u64::read(from)),
         b"SetAttr" => {

@@ -5,6 +5,7 @@
 //! an order or a mask looks at the low half alone, or junk above would get past it; pointers and other
 //! 64-bit arguments are compared whole.
 
+use linux_raw_sys::general::{F_OFD_GETLK, F_OFD_SETLK};
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
     BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
@@ -99,6 +100,8 @@ const DESCRIPTOR: Want = Below(1 << 31);
 const A_LOG: Want = Masked(!3, LOG_FDS.cast_unsigned());
 const PROC: Want = Is(PROC_FD.cast_unsigned());
 
+const _: () = assert!(F_OFD_GETLK & 1 == 0 && F_OFD_SETLK == F_OFD_GETLK | 1);
+
 const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
 const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
@@ -162,6 +165,7 @@ table! {
     BY_PARENT __NR_fchmod "fchmod" [(1, Masked(!0o7777, 0))] "Tsetattr: mode of a file opened again";
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
+    ALWAYS __NR_fcntl "fcntl" [(1, Masked(!1, F_OFD_GETLK))] "Tlock, Tgetlock: F_OFD_GETLK and F_OFD_SETLK, which do not wait";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";

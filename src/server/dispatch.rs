@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::connection::Link;
 use super::fids::Fids;
-use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
+use super::handlers::{attach, attr, data, dir, entries, lock, open, walk, xattr};
 use crate::errno::Text;
 use crate::fs::{Fs, OpenId};
 use crate::log::Log;
@@ -139,6 +139,7 @@ fn handle(
 ) -> Result<(), Errno> {
     s.cost = COST_OF_MOST;
     match kind {
+        LOCKS_FIRST..=LOCKS_LAST if !s.link.linux => Err(Errno::IO), // no numbers of gVisor's
         Tversion::KIND => read(body).and_then(|t| attach::version(s, t, out)),
         Tauth::KIND => Err(Errno::NOSYS),
         Tattach::KIND => put(out, read(body).and_then(|t| attach::attach(s, t))),
@@ -170,6 +171,8 @@ fn handle(
         Trenameat::KIND => put(out, read(body).and_then(|t| entries::renameat(s, t))),
         Tunlinkat::KIND => put(out, read(body).and_then(|t| entries::unlinkat(s, t))),
         Tremove::KIND => put(out, read(body).and_then(|t| entries::remove(s, t))),
+        Tlock::KIND => put(out, read(body).and_then(|t| lock::lock(s, t))),
+        Tgetlock::KIND => put(out, read(body).and_then(|t| lock::getlock(s, t))),
         Tlconnect::KIND => put(out, read(body).and_then(|t| open::lconnect(s, t))),
         Txattrwalk::KIND => put(out, read(body).and_then(|t| xattr::xattrwalk(s, t))),
         Txattrcreate::KIND => put(out, read(body).and_then(|t| xattr::xattrcreate(s, t))),
@@ -177,6 +180,10 @@ fn handle(
         _ => Err(Errno::IO),
     }
 }
+
+/// Numbers of the messages about locks, replies included.
+const LOCKS_FIRST: u8 = Tlock::KIND;
+const LOCKS_LAST: u8 = Rgetlock::KIND;
 
 /// Units of a turn that a request costs unless its handler says more.
 const COST_OF_MOST: usize = 3;

@@ -1,4 +1,4 @@
-//! What Linux's own client needs and gVisor's does not: protocol.md 7.
+//! What Linux's own client needs and gVisor's does not: protocol.md 7. Locks are in `locks`.
 
 use crate::harness::{Launch, ROOT, Session, Tree, chmod, serve, session_of, spec, write_spec};
 use crate::p9::{

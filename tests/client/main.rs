@@ -26,6 +26,7 @@ mod frames;
 mod harness;
 mod hostile;
 mod linux;
+mod locks;
 mod logs;
 mod mended;
 mod misc;

@@ -5,6 +5,7 @@ pub mod attr;
 pub mod data;
 pub mod dir;
 pub mod entries;
+pub mod lock;
 pub mod open;
 pub mod walk;
 pub mod xattr;

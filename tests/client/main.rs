@@ -26,6 +26,8 @@ mod frames;
 mod harness;
 mod hostile;
 mod later;
+mod linux;
+mod locks;
 mod logs;
 mod mended;
 mod misc;

@@ -27,7 +27,6 @@ startup! {
     __NR_read "read" "the spec";
     __NR_openat2 "openat2" "attach points, inside the new root";
     __NR_open_tree "open_tree" "the detached clone of /proc/self/fd";
-    __NR_fcntl "fcntl" "inherited descriptors moved clear of the fixed ones";
     __NR_pipe2 "pipe2" "placeholders at fixed descriptors";
     __NR_dup3 "dup3" "the fixed descriptors put in place";
     __NR_close_range "close_range" "stray descriptors closed";

@@ -398,6 +398,36 @@ fn special_files_are_nothing_for_gvisor_though_linux_had_a_fid_on_them() {
     );
 }
 
+#[test]
+fn special_files_have_no_extended_attributes() {
+    let tree = Tree::new();
+    mkfifo(&tree.path("fifo"), Mode::S_IRWXU).unwrap();
+    let null = nix::sys::stat::makedev(1, 3);
+    mknod(&tree.path("device"), SFlag::S_IFCHR, Mode::S_IRWXU, null).unwrap();
+    let _socket = UnixListener::bind(tree.path("socket")).unwrap();
+    let mut s = linux(&tree);
+    for name in ["fifo", "device", "socket"] {
+        s.walk_to(ROOT, 2, name).unwrap();
+        assert_eq!(s.xattrwalk(2, 3, b"").unwrap().size, 0);
+        s.clunk(3).unwrap();
+        refused(s.xattrwalk(2, 3, b"user.a"), Errno::EOPNOTSUPP);
+        refused(s.xattrwalk(2, 3, b"security.capability"), Errno::ENODATA);
+        s.xattrcreate(2, b"user.a", 1, 0).unwrap();
+        s.write(2, 0, Data(b"x")).unwrap();
+        refused(s.clunk(2), Errno::EOPNOTSUPP);
+    }
+}
+
+#[test]
+fn walk_from_a_fid_that_holds_a_value_is_ebusy() {
+    let tree = Tree::new();
+    tree.file("a", b"text");
+    let mut s = linux(&tree);
+    s.walk_to(ROOT, 2, "a").unwrap();
+    s.xattrwalk(2, 3, b"").unwrap();
+    refused(s.walk_to(3, 4, ""), Errno::EBUSY);
+}
+
 // ---- opening ----
 
 #[test]

@@ -77,7 +77,8 @@ fn check(
         Name::new(name.0)?;
     }
     // Linux walks from files that it has open too, where it knows no other fid.
-    if !s.link.linux || fid == newfid || !s.fs.is_held(state.node()) {
+    let linux = s.link.linux && state.open().is_some();
+    if !linux || fid == newfid || !s.fs.is_held(state.node()) {
         state.not_opened(Errno::BUSY)?;
     }
     if names.len() > WALK_NAMES {

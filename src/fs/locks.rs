@@ -225,7 +225,6 @@ impl Locks {
 
     /// Makes `span` of a holder be of `kind`: what it had there is cut, split or joined. Takes two more
     /// ranges at the most.
-    #[inline(never)]
     fn put(&mut self, holder: u32, open: OpenId, kind: LockKind, span: Span) {
         let Span { mut start, mut end } = span;
         let mut at = 0;
@@ -376,7 +375,6 @@ impl Fs {
         }))
     }
 
-    #[inline(never)]
     fn add_holder(
         &mut self,
         at: u32,

@@ -158,7 +158,6 @@ impl Fids {
             })
     }
 
-    #[inline(never)]
     fn record(&mut self, connection: u16, fid: Fid) -> Option<&mut Record> {
         let id = self.find(connection, fid)?;
         self.records.get_mut(id)

@@ -53,7 +53,6 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
 /// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; `E2BIG` more than
 /// [`WALK_NAMES`] parts; then those of a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15),
 /// but for Linux.
-#[inline(never)] // half a kB
 pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     if t.afid != Fid::NONE {
         return Err(Errno::INVAL);

@@ -63,7 +63,6 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
 /// Errors, in this order: `EBADF` no such fid; `EROFS` a read-only attach point, even with nothing to
 /// change; `EPERM` the change time among the bits, nothing is done, but Linux sends it with everything;
 /// `EOPNOTSUPP` Linux, the mode of a symlink; then those of [`crate::fs::Fs::change`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
     s.writable()?;
@@ -112,7 +111,6 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
 /// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
 /// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
 /// Source: protocol.md 3.15.
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn multigetattr(
     s: &mut Session<'_>,
     t: Tmultigetattr<'_>,

@@ -138,7 +138,6 @@ fn create(
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a socket; `ENXIO` a type other than
 /// stream, datagram and seqpacket; then those of [`crate::fs::Fs::connect`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<OpenId, Errno> {
     let node = s.get(t.fid)?.node();
     if s.fs.is_deleted(node) || s.fs.kind(node)? != FileType::Socket {

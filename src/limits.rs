@@ -62,6 +62,12 @@ pub const LINK_BYTES: usize = 4096;
 /// `EINVAL`.
 pub const FILES_OF_A_PATH: usize = 16;
 
+/// Byte-range locks of all connections together, as ranges of one owner and kind. Full: `ENOLCK`.
+pub const LOCKS: usize = 4096;
+
+/// Pairs of a file and a client's process that has locks on it; each holds a descriptor. Full: `ENOLCK`.
+pub const LOCK_HOLDERS: usize = 1024;
+
 /// Host devices told apart in the qids of one attach point: 8 bits of qid.path. More: `EREMOTEIO`.
 pub const DEVICES: usize = 256;
 

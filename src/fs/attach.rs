@@ -1,10 +1,10 @@
 //! Attach points: the directory or file that a connection serves, opened at start.
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta, Special};
+use super::attr::{Meta, Special};
 use super::tree::Node;
 use super::{Fs, NodeId};
 use crate::limits::DEVICES;
@@ -60,8 +60,9 @@ fn open(path: &[u8], special: Special, made: Option<OwnedFd>) -> Result<Opened, 
         None => open_path(path)?,
     };
     let meta = Meta::of(root.as_fd())?;
-    let holder = match special.kind(&meta)? {
-        Kind::Directory => None,
+    special.admit(meta.file_type())?;
+    let holder = match meta.file_type() {
+        FileType::Directory => None,
         _ => {
             let slash = path
                 .iter()
@@ -129,9 +130,14 @@ impl Fs {
 
     /// The root's node of attach point `attach`, with one reference for the caller.
     ///
-    /// Once in the life of the process, as in the original. Error: `EIO` attached before, not opened
-    /// at start, or not a kind that is served.
-    pub fn attach(&mut self, attach: u16) -> Result<NodeId, Errno> {
+    /// Once in the life of the process, as in the original, unless `again`. Error: `EIO` attached before,
+    /// not opened at start, or not a kind that is served.
+    pub fn attach(&mut self, attach: u16, again: bool) -> Result<NodeId, Errno> {
+        let root = self.root(attach);
+        if again && root.is_some() {
+            self.hold(root);
+            return Ok(root);
+        }
         let point = self
             .attaches
             .get_mut(usize::from(attach))

@@ -18,55 +18,26 @@ use crate::p9::qid::QidType;
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::fixed;
 
-/// Kinds of file that a client may hold a fid on. Zero, a zeroed record's value, is none of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A symlink itself; it is never followed.
-    Symlink,
-    /// A socket, with `--host-uds`.
-    Socket,
-    /// A FIFO, with `--host-fifo`.
-    Fifo,
-}
-
-impl Kind {
-    /// The kind's byte in a record.
-    pub(super) fn byte(self) -> u8 {
-        match self {
-            Self::Regular => 1,
-            Self::Directory => 2,
-            Self::Symlink => 3,
-            Self::Socket => 4,
-            Self::Fifo => 5,
-        }
-    }
-
-    pub(super) fn from_byte(byte: u8) -> Self {
-        match byte {
-            2 => Self::Directory,
-            3 => Self::Symlink,
-            4 => Self::Socket,
-            5 => Self::Fifo,
-            _ => Self::Regular,
-        }
-    }
-
-    /// The kind's byte in a qid.
-    pub fn qid_type(self) -> QidType {
-        match self {
-            Self::Regular => QidType::REGULAR,
-            Self::Directory => QidType::DIRECTORY,
-            Self::Symlink => QidType::SYMLINK,
-            Self::Socket | Self::Fifo => QidType::APPEND,
-        }
+/// Type byte of a qid.
+pub fn qid_type(kind: FileType) -> QidType {
+    match kind {
+        FileType::Directory => QidType::DIRECTORY,
+        FileType::Symlink => QidType::SYMLINK,
+        FileType::Socket | FileType::Fifo | FileType::CharacterDevice => QidType::APPEND,
+        _ => QidType::REGULAR,
     }
 }
 
-/// Kinds that are served only if the command line says so.
+/// A type as readdir(3) has it.
+#[allow(clippy::cast_possible_truncation)] // four bits
+pub fn dirent_type(kind: FileType) -> u8 {
+    match kind {
+        FileType::Unknown => 0,
+        kind => (kind.as_raw_mode() >> 12) as u8,
+    }
+}
+
+/// Types that gVisor's client is served only if the command line says so.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Special {
     /// Sockets may be walked and connected to.
@@ -76,13 +47,15 @@ pub struct Special {
 }
 
 impl Special {
-    /// The kind of a file, if it is served. Error: `EPERM` devices, and what is not said to be.
-    pub(super) fn kind(self, meta: &Meta) -> Result<Kind, Errno> {
-        match meta.kind()? {
-            Kind::Socket if !self.sockets => Err(Errno::PERM),
-            Kind::Fifo if !self.fifos => Err(Errno::PERM),
-            kind => Ok(kind),
-        }
+    /// Nothing, if files of a type are served. Error: `EPERM` devices, and what is not said to be.
+    pub(super) fn admit(self, kind: FileType) -> Result<(), Errno> {
+        let served = match kind {
+            FileType::RegularFile | FileType::Directory | FileType::Symlink => true,
+            FileType::Socket => self.sockets,
+            FileType::Fifo => self.fifos,
+            _ => false,
+        };
+        if served { Ok(()) } else { Err(Errno::PERM) }
     }
 }
 
@@ -110,16 +83,15 @@ impl Meta {
         widen(self.0.st_nlink)
     }
 
-    /// The kind, if it is one that may be served. Error: `EPERM` devices.
-    pub fn kind(&self) -> Result<Kind, Errno> {
-        match self.file_type() {
-            FileType::RegularFile => Ok(Kind::Regular),
-            FileType::Directory => Ok(Kind::Directory),
-            FileType::Symlink => Ok(Kind::Symlink),
-            FileType::Socket => Ok(Kind::Socket),
-            FileType::Fifo => Ok(Kind::Fifo),
-            _ => Err(Errno::PERM),
-        }
+    /// A number that is another one when the change time or the size is, and never 0: 32 bits of their hash.
+    #[allow(clippy::cast_possible_truncation)] // the upper half is what counts
+    pub fn version(&self) -> u32 {
+        let s = &self.0;
+        let changed = s.st_ctime.cast_unsigned().wrapping_mul(1_000_000_000);
+        let state =
+            changed.wrapping_add(s.st_ctime_nsec) ^ s.st_size.cast_unsigned().rotate_left(32);
+        let hash = state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        (hash as u32).max(1)
     }
 
     /// Device number of the file system that the file lies on.
@@ -176,6 +148,16 @@ fn widen(count: impl Into<u64>) -> u64 {
 }
 
 impl Fs {
+    /// Whether files of a type are opened: of sockets, FIFOs and devices the FIFOs alone, where they are served,
+    /// and not for Linux, which opens them itself.
+    pub fn opens(&self, kind: FileType, linux: bool) -> bool {
+        match kind {
+            FileType::RegularFile | FileType::Directory => true,
+            FileType::Fifo => self.special.fifos && !linux,
+            _ => false,
+        }
+    }
+
     /// Attributes of a node's file, through `open` where the node has no descriptor of its own.
     /// Errors: fstat(2)'s.
     pub fn meta(&self, node: NodeId, open: OpenId) -> Result<Meta, Errno> {
@@ -253,6 +235,19 @@ pub struct Change {
     pub mtime: Time,
     /// Owner and group; NOUID and NOGID leave them.
     pub owner: (Uid, Gid),
+    /// The change time becomes the host's present, even if nothing else changes.
+    pub touch: bool,
+}
+
+/// Whom a new file is given to; NOUID and NOGID leave what the host chose.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Owner.
+    pub uid: Uid,
+    /// Group.
+    pub gid: Gid,
+    /// A process that may not give files away keeps this one, and the owner's set-id bits survive the giving.
+    pub lenient: bool,
 }
 
 /// What becomes of a time.
@@ -314,14 +309,14 @@ impl Fs {
             let fd = self.descriptor(node, open)?;
             note(utimensat(fd, c"", &times, AtFlags::EMPTY_PATH));
         }
-        if change.owner != (Uid::NONE, Gid::NONE) {
+        if change.touch || change.owner != (Uid::NONE, Gid::NONE) {
             note(chown(self.descriptor(node, open)?, change.owner));
         }
         last
     }
 
-    fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
-        if self.kind(node)? == Kind::Symlink {
+    pub(super) fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
+        if self.kind(node)? == FileType::Symlink {
             return Err(Errno::BADF);
         }
         let mode = Mode::from_raw_mode(perm);
@@ -336,15 +331,34 @@ impl Fs {
                 )
             }
             (Reopen::Parent, Ok(fd)) => fchmod(fd, mode),
+            // Opening it would do something.
+            (Reopen::Parent, Err(_)) if !self.opens(self.kind(node)?, true) => Err(Errno::PERM),
             (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, open, OFlags::RDONLY)?, mode),
         }
     }
 
+    /// Takes the set-id bits from an open file that someone without privileges writes to.
+    ///
+    /// Errors: fstat(2)'s, fchmodat(2)'s.
+    pub fn drop_set_ids(&self, node: NodeId, open: OpenId) -> Result<(), Errno> {
+        let mode = self.meta(node, open)?.0.st_mode & 0o7777;
+        // Set-group-id without execution by the group is another thing (inode(7)).
+        let dropped = if mode & 0o2010 == 0o2010 {
+            0o6000
+        } else {
+            0o4000
+        };
+        if mode & dropped == 0 {
+            return Ok(());
+        }
+        self.set_mode(node, open, mode & !dropped)
+    }
+
     fn set_size(&self, node: NodeId, open: OpenId, size: u64) -> Result<(), Errno> {
         match self.kind(node)? {
-            Kind::Directory | Kind::Socket | Kind::Fifo => return Err(Errno::INVAL),
-            Kind::Symlink => return Err(Errno::BADF),
-            Kind::Regular => {}
+            FileType::RegularFile => {}
+            FileType::Symlink => return Err(Errno::BADF),
+            _ => return Err(Errno::INVAL),
         }
         if i64::try_from(size).is_err() {
             return Err(Errno::INVAL);

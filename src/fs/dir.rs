@@ -10,7 +10,7 @@ use super::file::UNKNOWN;
 use super::{Fs, OpenId};
 use crate::limits::DIRENT_BYTES;
 
-/// One entry of a directory, as getdents64(2) has it; `.` and `..` are left out.
+/// One entry of a directory, as getdents64(2) has it.
 pub struct Entry<'a> {
     /// The name's bytes.
     pub name: &'a [u8],
@@ -24,7 +24,7 @@ pub struct Entry<'a> {
 
 impl Fs {
     /// Hands entries of an open directory to `take`, from the one at `offset` on (0: the first), until
-    /// it wants no more or one getdents64(2) of at most `bytes` is used up. `take` says whether it took
+    /// it wants no more or one getdents64(2) of at most `bytes` is used up; `.` and `..` only with `dots`. `take` says whether it took
     /// the entry; one that it did not is the first of the next call. None taken: the end.
     ///
     /// Errors: `EINVAL` an offset of 2^63 or more, or `take` refused even the first entry; lseek(2)'s;
@@ -34,6 +34,7 @@ impl Fs {
         id: OpenId,
         offset: u64,
         bytes: usize,
+        dots: bool,
         mut take: impl FnMut(&Entry<'_>) -> bool,
     ) -> Result<(), Errno> {
         let open = self.opens.get_mut(id).ok_or(Errno::BADF)?;
@@ -57,7 +58,7 @@ impl Fs {
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
+            if dots || name != b"." && name != b".." {
                 let kind = match entry.file_type() {
                     FileType::Unknown => {
                         self.units += 1;

@@ -8,14 +8,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta, hold};
+use super::attr::{Meta, Owner, hold};
 use super::file::{Reopen, number, own};
 use super::name::{Name, NameBuffer};
 use super::tree::STEPS_PER_UNIT;
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, NAME_BYTES, PROC_FD};
 use crate::p9::qid::Qid;
-use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::fixed;
 
 /// A name's bytes, copied out of the tables.
@@ -43,7 +42,7 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         perm: u32,
-        owner: (Uid, Gid),
+        owner: Owner,
     ) -> Result<Qid, Errno> {
         let mode = Mode::from_raw_mode(perm);
         self.made(parent, name, owner, FileType::Directory, &|dir, name| {
@@ -59,7 +58,7 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         target: &[u8],
-        owner: (Uid, Gid),
+        owner: Owner,
     ) -> Result<Qid, Errno> {
         let mut buffer = [0; LINK_BYTES];
         let text = buffer.get_mut(..=target.len()).ok_or(Errno::NAMETOOLONG)?;
@@ -72,19 +71,21 @@ impl Fs {
         })
     }
 
-    /// Makes a regular file that is not opened; see [`Fs::made`].
+    /// Makes a file that is not opened: regular, a FIFO, a socket, or a device by its number; see [`Fs::made`].
     ///
-    /// Errors: mknodat(2)'s, those of [`Fs::made`].
+    /// Errors: mknodat(2)'s, `EPERM` a device without the privilege among them; those of [`Fs::made`].
     pub fn mknod(
         &mut self,
         parent: NodeId,
         name: Name<'_>,
-        perm: u32,
-        owner: (Uid, Gid),
+        mode: u32,
+        device: u64,
+        owner: Owner,
     ) -> Result<Qid, Errno> {
-        let mode = Mode::from_raw_mode(perm);
-        self.made(parent, name, owner, FileType::RegularFile, &|dir, name| {
-            mknodat(dir, name, FileType::RegularFile, mode, 0)
+        let kind = FileType::from_raw_mode(mode);
+        let mode = Mode::from_raw_mode(mode);
+        self.made(parent, name, owner, kind, &|dir, name| {
+            mknodat(dir, name, kind, mode, device)
         })
     }
 
@@ -97,7 +98,7 @@ impl Fs {
         &mut self,
         parent: NodeId,
         name: Name<'_>,
-        owner: (Uid, Gid),
+        owner: Owner,
         kind: FileType,
         make: Make<'_>,
     ) -> Result<Qid, Errno> {
@@ -258,7 +259,7 @@ impl Fs {
     /// Cuts the chain from `parent` up to the root where it passes `moved`: below it, or at it if they are
     /// one. The host put one of them elsewhere meanwhile, so that what the chain says is no longer so.
     fn cut_cycle(&mut self, moved: NodeId, parent: NodeId) {
-        if self.kind(moved) != Ok(Kind::Directory) {
+        if self.kind(moved) != Ok(FileType::Directory) {
             return; // nothing lies below it
         }
         let mut at = parent;

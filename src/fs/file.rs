@@ -3,11 +3,11 @@
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ftruncate, openat, unlinkat};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::attr::{Kind, Meta, chown};
+use super::attr::{Meta, Owner, chown};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
@@ -88,15 +88,11 @@ impl Fs {
             .ok_or(Errno::BADF)
     }
 
-    /// Opens a node's file for data, with `O_TRUNC` if `truncate`; one reference for the caller.
+    /// Opens a node's file for data, with the flags in `more`; one reference for the caller.
     ///
     /// Errors: openat(2)'s; `ESTALE` the name is another file by now (only without /proc); `ENOMEM` table full.
-    pub fn open(&mut self, node: NodeId, access: Access, truncate: bool) -> Result<OpenId, Errno> {
-        let mut flags = access.flags();
-        if truncate {
-            flags |= OFlags::TRUNC;
-        }
-        let fd = self.open_again(node, Id::NONE, flags)?;
+    pub fn open(&mut self, node: NodeId, access: Access, more: OFlags) -> Result<OpenId, Errno> {
+        let fd = self.open_again(node, Id::NONE, access.flags() | more)?;
         self.keep_open(fd, access)
     }
 
@@ -154,7 +150,7 @@ impl Fs {
                 // descriptor leads to the symlink.
                 openat(fixed(PROC_FD), name, flags, Mode::empty())
             }
-            Reopen::Parent if node.kind() == Kind::Directory => {
+            Reopen::Parent if node.kind() == FileType::Directory => {
                 let dir = node.fd.get().ok_or(Errno::BADF)?;
                 openat(dir, c".", flags | OFlags::NOFOLLOW, Mode::empty())
             }
@@ -180,8 +176,8 @@ impl Fs {
         }
     }
 
-    /// Creates `name` in directory `parent` and opens it; the name must be free. `flags` is the
-    /// client's: its access mode counts (O_WRONLY is widened to O_RDWR), and O_TRUNC, which is idle.
+    /// Creates `name` in directory `parent` and opens it, with the flags in `more`; the name must be free.
+    /// O_WRONLY is widened to O_RDWR.
     /// References to the node and to the open file are the caller's. Owner and group are set where
     /// they are given and differ; what was made is removed again if a step behind its making fails.
     ///
@@ -190,25 +186,30 @@ impl Fs {
         &mut self,
         parent: NodeId,
         name: Name<'_>,
-        flags: u32,
+        (access, more): (Access, OFlags),
         perm: u32,
-        owner: (Uid, Gid),
+        owner: Owner,
     ) -> Result<(NodeId, OpenId), Errno> {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
-        let access = Access::of_flags(flags);
         let host_access = if access.is_write_only() {
             OFlags::RDWR
         } else {
             access.flags()
         };
-        let host_flags = host_access | ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let host_flags =
+            host_access | more | ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let dir = self.directory(parent)?;
         let fd = openat(dir, host_name, host_flags, Mode::from_raw_mode(perm))?;
         let made = own(fd.as_fd(), owner).and_then(|meta| {
             let open = self.keep_open(fd, access)?;
             match self.add(parent, name, None, &meta) {
-                Ok(node) => Ok((node, open)),
+                Ok(node) => {
+                    if owner.lenient && perm & 0o6000 != 0 {
+                        let _kept = self.set_mode(node, open, perm);
+                    }
+                    Ok((node, open))
+                }
                 Err(errno) => {
                     self.release_open(open);
                     Err(errno)
@@ -238,6 +239,7 @@ impl Fs {
             open.fd.close();
             self.opens.remove(id);
             self.held -= 1;
+            self.end_locks(id);
         }
     }
 
@@ -315,12 +317,16 @@ const WRITES: usize = 16;
 /// Gives a file just made to its owner, where that is given and differs. Its attributes afterwards.
 ///
 /// Errors: fstat(2)'s, fchownat(2)'s.
-pub(super) fn own(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<Meta, Errno> {
+pub(super) fn own(fd: BorrowedFd<'_>, owner: Owner) -> Result<Meta, Errno> {
+    let Owner { uid, gid, lenient } = owner;
     let meta = Meta::of(fd)?;
     let (has_uid, has_gid) = meta.owner();
     if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
         return Ok(meta);
     }
-    chown(fd, (uid, gid))?;
+    match chown(fd, (uid, gid)) {
+        Err(Errno::PERM | Errno::INVAL) if lenient => {} // or ids that are not mapped here
+        done => done?,
+    }
     Meta::of(fd)
 }

@@ -9,6 +9,7 @@ pub mod attr;
 pub mod dir;
 pub mod entries;
 pub mod file;
+pub mod locks;
 pub mod name;
 pub mod tree;
 pub mod xattr;
@@ -16,6 +17,7 @@ pub mod xattr;
 use self::attach::{Attach, Devices};
 use self::attr::Special;
 use self::file::{Open, Reopen};
+use self::locks::Locks;
 use self::tree::Node;
 use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
 use crate::sys::arena::List;
@@ -35,6 +37,7 @@ pub struct Fs {
     key: Key,
     opens: Slab<Open>,
     devices: Devices,
+    locks: Locks,
     /// Nodes that nobody refers to, to be closed; chained by `link`.
     released: NodeId,
     /// Descriptors held by nodes and opens.
@@ -69,6 +72,7 @@ impl Fs {
             key,
             opens: Slab::reserve(capacity.min(OPENS)),
             devices: Devices::reserve(attaches.len()),
+            locks: Locks::reserve(),
             attaches,
             released: Id::NONE,
             held,
@@ -96,6 +100,7 @@ impl Fs {
             || self.opens.wants_trim()
             || self.names.wants_trim()
             || self.index.wants_trim()
+            || self.locks.wants_trim()
     }
 
     /// Gives memory back that holds no record, looking at `bytes` of each table.
@@ -104,5 +109,6 @@ impl Fs {
         self.opens.trim(bytes);
         self.names.trim(bytes);
         self.index.trim();
+        self.locks.trim();
     }
 }

@@ -8,9 +8,10 @@
 use core::cell::Cell;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::attr::{Kind, Meta, hold};
+use super::attr::{Meta, dirent_type, hold, qid_type};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::FILES_OF_A_PATH;
@@ -86,7 +87,7 @@ impl Node {
             fd,
             attach,
             name_len: name.len,
-            kind: meta.kind()?.byte(),
+            kind: dirent_type(meta.file_type()),
             device_index,
             flags: 0,
             spare: [0; 10],
@@ -105,8 +106,8 @@ impl Node {
         self.flags & flag != 0
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        Kind::from_byte(self.kind)
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(u32::from(self.kind) << 12)
     }
 
     pub(super) fn attach(&self) -> u16 {
@@ -115,6 +116,11 @@ impl Node {
 
     pub(super) fn parent(&self) -> NodeId {
         self.parent
+    }
+
+    /// Device and inode number.
+    pub(super) fn file(&self) -> (u64, u64) {
+        (self.device, self.inode)
     }
 
     pub(super) fn name(&self) -> NameRef {
@@ -126,7 +132,9 @@ impl Node {
 
     /// Whether `meta` is of the very file that the node was made for.
     pub(super) fn is_file(&self, meta: &Meta) -> bool {
-        self.device == meta.device() && self.inode == meta.inode() && meta.kind() == Ok(self.kind())
+        self.device == meta.device()
+            && self.inode == meta.inode()
+            && meta.file_type() == self.kind()
     }
 }
 
@@ -136,7 +144,7 @@ impl Fs {
     }
 
     /// Kind of a node's file, as it was at the walk.
-    pub fn kind(&self, id: NodeId) -> Result<Kind, Errno> {
+    pub fn kind(&self, id: NodeId) -> Result<FileType, Errno> {
         Ok(self.node(id)?.kind())
     }
 
@@ -185,7 +193,7 @@ impl Fs {
     pub fn qid(&self, id: NodeId) -> Result<Qid, Errno> {
         let node = self.node(id)?;
         Ok(Qid {
-            kind: node.kind().qid_type(),
+            kind: qid_type(node.kind()),
             version: 0,
             path: qid_path(node.device_index, node.inode),
         })
@@ -202,6 +210,11 @@ impl Fs {
             Some(fd) => Ok(fd),
             None => self.open_descriptor(open),
         }
+    }
+
+    /// Whether a node has a descriptor of its own.
+    pub fn is_held(&self, id: NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.fd.is_some())
     }
 
     /// A directory node's descriptor. Error: `EBADF` it has none.
@@ -273,17 +286,31 @@ impl Fs {
     /// caller, and its attributes. At most two system calls: a known file costs one fstatat(2),
     /// another one an openat(2) that opens nothing but the path, and an fstat(2).
     ///
-    /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` not a
-    /// kind that is served; `EREMOTEIO` too many devices; `ENOMEM` tables full.
-    pub fn walk(&mut self, parent: NodeId, name: Name<'_>) -> Result<(NodeId, Meta), Errno> {
+    /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` a type that
+    /// is not served, but to Linux, which walks to all; `EREMOTEIO` too many devices; `ENOMEM` tables full.
+    pub fn walk(
+        &mut self,
+        parent: NodeId,
+        name: Name<'_>,
+        linux: bool,
+    ) -> Result<(NodeId, Meta), Errno> {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
+        let special = self.special;
+        let admit = |meta: &Meta| {
+            if linux {
+                Ok(())
+            } else {
+                special.admit(meta.file_type())
+            }
+        };
         let known = self.child(parent, name.bytes());
         if self
             .find(parent, name.bytes(), |node| node.fd.is_some())
             .is_some()
         {
             let meta = Meta::of_name(self.directory(parent)?, host_name)?;
+            admit(&meta)?;
             // As a rule the file that it last was; or one that it was before.
             let found = self.find(parent, name.bytes(), |node| {
                 node.fd.is_some() && node.is_file(&meta)
@@ -300,7 +327,7 @@ impl Fs {
             return Err(Errno::MFILE);
         }
         let (fd, meta) = hold(self.directory(parent)?, host_name)?;
-        self.special.kind(&meta)?;
+        admit(&meta)?;
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()
@@ -327,7 +354,6 @@ impl Fs {
     ) -> Result<NodeId, Errno> {
         let attach = self.node(parent)?.attach;
         let device_index = self.devices.index(attach, meta.device())?;
-        meta.kind()?;
         let kept = self.names.insert(name.bytes()).ok_or(Errno::NOMEM)?;
         let fd = fd.map(TableFd::new).unwrap_or_default();
         let node = Node::new(attach, parent, kept, fd, meta, device_index)?;
@@ -364,14 +390,13 @@ impl Fs {
         }
     }
 
-    /// A qid for a file just made in `parent`, which has no node. Errors: `EPERM`, `EREMOTEIO`.
+    /// A qid for a file just made in `parent`, which has no node. Error: `EREMOTEIO`.
     pub(super) fn new_qid(&mut self, parent: NodeId, meta: &Meta) -> Result<Qid, Errno> {
         let attach = self.node(parent)?.attach;
         let device_index = self.devices.index(attach, meta.device())?;
-        let kind = meta.kind()?.qid_type();
         Ok(Qid {
-            kind,
-            version: 0,
+            kind: qid_type(meta.file_type()),
+            version: meta.version(),
             path: qid_path(device_index, meta.inode()),
         })
     }
@@ -381,7 +406,7 @@ impl Fs {
         self.take_out_of_index(id);
         if let Some(node) = self.nodes.get_mut(id) {
             node.set(DELETED);
-            self.deletions += u64::from(node.kind() == Kind::Directory);
+            self.deletions += u64::from(node.kind() == FileType::Directory);
         }
     }
 

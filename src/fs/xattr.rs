@@ -4,10 +4,9 @@
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
+use rustix::fs::{FileType, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
-use super::attr::Kind;
 use super::name::NameBuffer;
 use super::{Fs, NodeId, OpenId};
 use crate::limits::XATTR_FLAGS_END;
@@ -47,7 +46,10 @@ impl Fs {
     ///
     /// Errors: `EOPNOTSUPP` neither a regular file nor a directory; openat(2)'s; `ESTALE`.
     fn with_file(&self, node: NodeId, open: OpenId, act: Act<'_>) -> Result<usize, Errno> {
-        if !matches!(self.kind(node)?, Kind::Regular | Kind::Directory) {
+        if !matches!(
+            self.kind(node)?,
+            FileType::RegularFile | FileType::Directory
+        ) {
             return Err(Errno::OPNOTSUPP);
         }
         match self.open_descriptor(open) {

@@ -160,6 +160,10 @@ requests! {
     40 Treaddir { fid: Fid, offset: u64, count: u32 }
     /// Writes a file to its disk. Linux adds datasync[4], which is ignored.
     50 Tfsync { fid: Fid }
+    /// Takes or gives back a byte-range lock: Linux's, which gVisor's versions do not know.
+    52 Tlock<'a> { fid: Fid, kind: u8, flags: u32, start: u64, length: u64, proc_id: u32, client_id: Str<'a> }
+    /// Asks for a lock that is in the way: Linux's.
+    54 Tgetlock<'a> { fid: Fid, kind: u8, start: u64, length: u64, proc_id: u32, client_id: Str<'a> }
     /// Creates a hard link.
     70 Tlink<'a> { dfid: Fid, fid: Fid, name: Str<'a> }
     /// Creates a directory.
@@ -261,6 +265,8 @@ replies! {
     /// Entries, each `qid[13] offset[8] type[1] name[s]`.
     41 Rreaddir<'a> { data: Data<'a> }
     51 Rfsync {}
+    53 Rlock { status: u8 }
+    55 Rgetlock<'a> { kind: u8, start: u64, length: u64, proc_id: u32, client_id: Str<'a> }
     71 Rlink {}
     73 Rmkdir { qid: Qid }
     75 Rrenameat {}

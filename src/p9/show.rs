@@ -56,6 +56,7 @@ fn show(kind: &[u8], from: &mut Reader<'_>, to: &mut dyn Sink) {
         b"Perm" => Octal(Perm::read(from).0.into()),
         b"GetMask" => Hex(u64::read(from)),
         b"SetMask" => Hex(u32::read(from).into()),
+        b"u8" => Number(u8::read(from).into()),
         b"Tag" => Number(u16::read(from).into()),
         b"u64" => Number(u64::read(from)),
         b"SetAttr" => {

@@ -5,12 +5,13 @@
 //! an order or a mask looks at the low half alone, or junk above would get past it; pointers and other
 //! 64-bit arguments are compared whole.
 
+use linux_raw_sys::general::{F_OFD_GETLK, F_OFD_SETLK};
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
     BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
     sock_filter,
 };
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags};
 
@@ -111,6 +112,8 @@ const SOCKET_FLAGS: u32 = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC).bits
 /// Bytes of an address, and one more: its family, ten digits, a NUL.
 const ADDRESS_END: u32 = 2 + 10 + 1 + 1;
 
+const _: () = assert!(F_OFD_GETLK & 1 == 0 && F_OFD_SETLK == F_OFD_GETLK | 1);
+
 const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
 const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
@@ -127,6 +130,10 @@ const OPEN_FORBIDDEN: u32 = !OFlags::RWMODE
     .union(OFlags::CLOEXEC)
     .union(OFlags::PATH)
     .union(OFlags::LARGEFILE)
+    .union(OFlags::APPEND)
+    .union(OFlags::DSYNC)
+    .union(OFlags::SYNC)
+    .union(OFlags::NOATIME)
     .bits();
 const OPEN_DECIDING: u32 = OFlags::CLOEXEC
     .union(OFlags::NOFOLLOW)
@@ -161,7 +168,7 @@ table! {
     ALWAYS __NR_fstatfs "fstatfs" [] "Tstatfs";
     ALWAYS __NR_mkdirat "mkdirat" [(0, DESCRIPTOR)] "Tmkdir";
     ALWAYS __NR_symlinkat "symlinkat" [(1, DESCRIPTOR)] "Tsymlink";
-    ALWAYS __NR_mknodat "mknodat" [(0, DESCRIPTOR), (2, Masked(!0o7777, FileType::RegularFile.as_raw_mode())), (3, Is(0))] "Tmknod: regular files";
+    ALWAYS __NR_mknodat "mknodat" [(0, DESCRIPTOR), (2, Masked(!0o177_777, 0))] "Tmknod; devices take CAP_MKNOD, which is dropped";
     ALWAYS __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(AtFlags::EMPTY_PATH.bits()))] "Tlink";
     BY_PROC_FD __NR_linkat "linkat" [(0, PROC), (2, DESCRIPTOR), (4, Is(AtFlags::SYMLINK_FOLLOW.bits()))] "Tlink without CAP_DAC_READ_SEARCH";
     BY_PARENT __NR_linkat "linkat" [(0, DESCRIPTOR), (2, DESCRIPTOR), (4, Is(0))] "Tlink without CAP_DAC_READ_SEARCH";
@@ -170,6 +177,7 @@ table! {
     BY_PARENT __NR_fchmod "fchmod" [(1, Masked(!0o7777, 0))] "Tsetattr: mode of a file opened again";
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
+    ALWAYS __NR_fcntl "fcntl" [(1, Masked(!1, F_OFD_GETLK))] "Tlock, Tgetlock: F_OFD_GETLK and F_OFD_SETLK, which do not wait";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
     ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";

@@ -48,6 +48,9 @@ pub struct Link {
     pub name: RawFd,
     /// Largest frame either way, bytes: [`FRAME_BYTES`] until a Tversion lowers it.
     pub msize: usize,
+    /// Linux's v9fs is at the other end: plain 9P2000.L was agreed on, which gVisor's client does not ask
+    /// for. Whatever differs between the two asks this.
+    pub linux: bool,
 }
 
 /// The next frame in the receive buffer.
@@ -111,6 +114,7 @@ impl Connection {
                 id,
                 name,
                 msize: FRAME_BYTES,
+                linux: false,
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,

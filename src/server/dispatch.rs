@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::connection::Link;
 use super::fids::Fids;
-use super::handlers::{attach, attr, data, dir, entries, open, walk, xattr};
+use super::handlers::{attach, attr, data, dir, entries, lock, open, walk, xattr};
 use super::values::Values;
 use crate::fs::{Fs, OpenId};
 use crate::log::Log;
@@ -149,6 +149,7 @@ fn log_request(session: &Session<'_>, header: Header, body: &[u8], done: Result<
 }
 
 /// Decodes the request and gives it to its handler. Errors: see [`dispatch`].
+#[inline(never)] // or its frame makes every access of dispatch and of the handlers longer: 3 kB
 fn handle(
     s: &mut Session<'_>,
     kind: u8,
@@ -158,6 +159,7 @@ fn handle(
 ) -> Result<(), Errno> {
     s.cost = COST_OF_MOST;
     match kind {
+        LOCKS_FIRST..=LOCKS_LAST if !s.link.linux => Err(Errno::IO), // no numbers of gVisor's
         Tversion::KIND => read(body).and_then(|t| attach::version(s, t, out)),
         Tauth::KIND => Err(Errno::NOSYS),
         Tattach::KIND => put(out, read(body).and_then(|t| attach::attach(s, t))),
@@ -196,6 +198,8 @@ fn handle(
         Trenameat::KIND => put(out, read(body).and_then(|t| entries::renameat(s, t))),
         Tunlinkat::KIND => put(out, read(body).and_then(|t| entries::unlinkat(s, t))),
         Tremove::KIND => put(out, read(body).and_then(|t| entries::remove(s, t))),
+        Tlock::KIND => put(out, read(body).and_then(|t| lock::lock(s, t))),
+        Tgetlock::KIND => put(out, read(body).and_then(|t| lock::getlock(s, t))),
         Tlconnect::KIND => read(body)
             .and_then(|t| open::lconnect(s, t))
             .map(|socket| *donated = Some(socket)),
@@ -212,6 +216,10 @@ fn handle(
         _ => Err(Errno::IO),
     }
 }
+
+/// Numbers of the messages about locks, replies included.
+const LOCKS_FIRST: u8 = Tlock::KIND;
+const LOCKS_LAST: u8 = Rgetlock::KIND;
 
 /// Units of a turn that a request costs unless its handler says more.
 const COST_OF_MOST: usize = 3;

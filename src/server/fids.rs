@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use super::values::ValueId;
 use crate::fs::{NodeId, OpenId};
 use crate::limits::{CONNECTIONS, FIDS};
-use crate::p9::wire::Fid;
+use crate::p9::wire::{Fid, Uid};
 use crate::sys::memory::Region;
 use crate::tables::{Id, Index, Key, Linked, Slab};
 
@@ -86,7 +86,8 @@ crate::zeroed_record! {
         after: Id,
         connection: u16,
         value: ValueId,
-        spare: [u8; 4],
+        /// Whom files made through it belong to.
+        user: u32,
     }
 }
 
@@ -157,6 +158,11 @@ impl Fids {
             })
     }
 
+    fn record(&mut self, connection: u16, fid: Fid) -> Option<&mut Record> {
+        let id = self.find(connection, fid)?;
+        self.records.get_mut(id)
+    }
+
     /// What a fid stands for. Error: `EBADF` no such fid.
     pub fn get(&self, connection: u16, fid: Fid) -> Result<State, Errno> {
         self.find(connection, fid)
@@ -177,10 +183,7 @@ impl Fids {
     /// Makes `fid` stand for `state`. What it stood for before is the caller's to release.
     /// Without room, which [`Fids::reserve`] tells before, `state` itself comes back.
     pub fn set(&mut self, connection: u16, fid: Fid, state: State) -> Option<State> {
-        if let Some(record) = self
-            .find(connection, fid)
-            .and_then(|id| self.records.get_mut(id))
-        {
+        if let Some(record) = self.record(connection, fid) {
             let was = record.state();
             record.set(state);
             return Some(was);
@@ -199,7 +202,7 @@ impl Fids {
             after: first,
             connection,
             value: ValueId::NONE,
-            spare: [0; 4],
+            user: Uid::NONE.0,
         };
         record.set(state);
         let Some(id) = self.records.insert(record) else {
@@ -214,6 +217,19 @@ impl Fids {
         let hash = self.hash(connection, fid);
         self.index.insert(&mut self.records, hash, id);
         None
+    }
+
+    /// The user that `fid` was attached for, or [`Uid::NONE`].
+    pub fn user(&mut self, connection: u16, fid: Fid) -> Uid {
+        self.record(connection, fid)
+            .map_or(Uid::NONE, |record| Uid(record.user))
+    }
+
+    /// Sets it.
+    pub fn set_user(&mut self, connection: u16, fid: Fid, user: Uid) {
+        if let Some(record) = self.record(connection, fid) {
+            record.user = user.0;
+        }
     }
 
     /// Gives `fid` up. What it stood for is the caller's to release. Error: `EBADF` no such fid.

@@ -5,9 +5,10 @@ use core::arch::asm;
 use core::ffi::CStr;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_ppoll, __NR_prctl,
-    __NR_rt_sigaction, __NR_seccomp, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS, SIGPIPE, SIGXFSZ,
-    kernel_sigaction, kernel_sigset_t, pollfd, timespec,
+    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
+    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS,
+    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, kernel_sigaction, kernel_sigset_t, pollfd,
+    timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
@@ -126,6 +127,20 @@ pub fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     );
     // SAFETY: no pointers.
     check(unsafe { syscall4(__NR_close_range, first, last, 0, 0) }).map(|_| ())
+}
+
+/// Takes or gives back a lock of the open file description `fd` (fcntl(2), F_OFD_SETLK), without waiting;
+/// or, with `ask`, puts in its place one that is in its way (F_OFD_GETLK). `l_pid` must be 0.
+///
+/// Errors: `EAGAIN`, `EACCES` another's lock is in the way; `EBADF` the descriptor's access does not
+/// allow the kind; `EINVAL` a range that ends before its start or 0; `ENOLCK`.
+#[inline(never)]
+pub fn ofd_lock(fd: BorrowedFd<'_>, ask: bool, lock: &mut flock) -> Result<(), Errno> {
+    let number = fd.as_raw_fd().cast_unsigned() as usize;
+    let command = if ask { F_OFD_GETLK } else { F_OFD_SETLK };
+    let at = core::ptr::from_mut(lock).addr();
+    // SAFETY: the kernel reads and writes one flock at `at` during the call.
+    check(unsafe { syscall4(__NR_fcntl, number, command as usize, at, 0) }).map(|_| ())
 }
 
 /// Seconds and nanoseconds since 1970 (clock_gettime(2)). The call, not the vDSO: finding that

@@ -27,6 +27,8 @@ mod harness;
 mod hostile;
 mod later;
 mod launch;
+mod linux;
+mod locks;
 mod logs;
 mod mended;
 mod misc;

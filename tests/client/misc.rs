@@ -218,7 +218,7 @@ fn each_request(tag: u16) -> Vec<Vec<u8>> {
         t::readlink(tag, fid),
         t::getattr(tag, fid, 0),
         t::readdir(tag, fid, 0, 100),
-        t::version(tag, 1 << 20, b"9P2000.L"),
+        t::version(tag, 1 << 20, b"9P2000.L.Google.7"),
         t::attach(tag, fid, NOFID, b"", b"/", NOID),
         t::flush(tag, 1),
         t::walk(tag, fid, 5, &[b"a", b"bc"]),

@@ -331,6 +331,53 @@ fn sockets_and_fifos_have_attributes_that_change_and_names() {
 }
 
 #[test]
+fn linux_opens_no_fifo_whatever_the_command_line_says() {
+    let tree = Tree::new();
+    fifo(&tree, "p");
+    let mut s = with(&tree, None, &["--host-fifo=open"]);
+    s.version(MSIZE, b"9P2000.L").unwrap();
+    s.walk_to(ROOT, 2, "p").unwrap();
+    for flags in [O_RDONLY, O_WRONLY, O_RDWR] {
+        refused(s.lopen(2, flags), Errno::EINVAL);
+    }
+    s.version(MSIZE, b"9P2000.L.Google.13").unwrap();
+    s.lopen(2, O_RDONLY).unwrap();
+}
+
+#[test]
+fn lconnect_through_a_fid_of_linux_takes_host_uds_all_the_same() {
+    let tree = Tree::new();
+    let listener = listener(&tree, "s");
+    let mut s = with(&tree, None, &[]);
+    s.version(MSIZE, b"9P2000.L").unwrap();
+    s.walk_to(ROOT, 2, "s").unwrap();
+    for version in [&b"9P2000.L"[..], b"9P2000.L.Google.13"] {
+        s.version(MSIZE, version).unwrap();
+        refused(s.lconnect(2, STREAM), Errno::ECONNREFUSED);
+    }
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn mode_of_a_fifo_without_the_clone_is_eperm() {
+    let tree = Tree::new();
+    fifo(&tree, "p");
+    let words = &["--host-fifo=open"];
+    let mut s = with(&tree, Some(Namespace::User), words);
+    s.walk_to(ROOT, 2, "p").unwrap();
+    let attr = SetAttr {
+        mode: 0o640,
+        ..SetAttr::default()
+    };
+    refused(s.setattr(2, 0x1, &attr), Errno::EPERM);
+    assert_eq!(tree.stat("p").mode() & 0o7777, 0o600);
+    s.lopen(2, O_RDONLY).unwrap();
+    s.setattr(2, 0x1, &attr).unwrap();
+    assert_eq!(tree.stat("p").mode() & 0o7777, 0o640);
+}
+
+#[test]
 fn attach_of_a_socket_and_a_fifo_is_served_with_their_flags() {
     let tree = Tree::new();
     let listener = listener(&tree, "s");

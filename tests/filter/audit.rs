@@ -34,7 +34,6 @@ startup! {
     __NR_umount2 "umount2" "the old root";
     __NR_setuid "setuid" "the user namespace's root";
     __NR_setgid "setgid" "the user namespace's root";
-    __NR_fcntl "fcntl" "inherited descriptors moved clear of the fixed ones";
     __NR_pipe2 "pipe2" "placeholders at fixed descriptors";
     __NR_dup3 "dup3" "the fixed descriptors put in place";
     __NR_close_range "close_range" "stray descriptors closed";

@@ -10,6 +10,7 @@ use crate::p9::wire::{Fid, Str, Writer};
 use crate::server::dispatch::Session;
 use crate::server::fids::State;
 use crate::server::handlers::{walk, xattr};
+use crate::tables::Id;
 
 /// Tversion -> Rversion. Agrees on message size and version; fids survive.
 ///
@@ -27,6 +28,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     };
     s.link.msize = msize;
     let asked = asked.ok_or(Errno::INVAL)?;
+    s.link.linux = asked == Version::Plain;
     let version = asked.min(Version::HIGHEST);
     let mut buffer = [0; 32];
     // As it was sent, leading zeros and all, where it is granted as it was asked.
@@ -44,17 +46,19 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     Ok(())
 }
 
-/// Tattach -> Rattach. A fid for the attach point, or for what `aname` names below it.
+/// Tattach -> Rattach. A fid for the attach point, or for what `aname` names below it. Linux attaches again
+/// for each of its users, as often as it likes; files made through that fid and those walked to from it are the user's.
 ///
 /// Errors, in this order: `EINVAL` afid given; `ENOMEM` no room for the fid; `EIO` the attach point
 /// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; `E2BIG` more than
-/// [`WALK_NAMES`] parts; then those of a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15).
+/// [`WALK_NAMES`] parts; then those of a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15),
+/// but for Linux.
 pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     if t.afid != Fid::NONE {
         return Err(Errno::INVAL);
     }
     s.fids.reserve(s.link.id, t.fid)?;
-    let root = s.fs.attach(s.link.id)?;
+    let root = s.fs.attach(s.link.id, s.link.linux)?;
     let path = t.aname.0.strip_prefix(b"/").unwrap_or(t.aname.0);
     if let Err(errno) = check_path(s, path) {
         s.fs.release(root);
@@ -68,8 +72,14 @@ pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
         below?
     };
     s.bind(t.fid, State::Walked { node });
+    s.fids.set_user(s.link.id, t.fid, t.uid);
+    let told = if s.link.linux {
+        node
+    } else {
+        s.fs.root(s.link.id)
+    };
     Ok(Rattach {
-        qid: s.fs.qid(s.fs.root(s.link.id))?,
+        qid: s.qid(told, Id::NONE)?,
     })
 }
 

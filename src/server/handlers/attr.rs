@@ -3,7 +3,7 @@
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::fs::attr::{Change, Kind, Time};
+use crate::fs::attr::{Change, Time, qid_type};
 use crate::fs::name::Name;
 use crate::fs::tree::qid_path;
 use crate::limits::{LINK_BYTES, WALK_NAMES};
@@ -14,7 +14,6 @@ use crate::p9::messages::{
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Field, Gid, Uid, Writer};
 use crate::server::dispatch::Session;
-use crate::server::handlers::dir::qid_type;
 
 /// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
 ///
@@ -22,11 +21,14 @@ use crate::server::handlers::dir::qid_type;
 pub fn getattr(s: &mut Session<'_>, t: Tgetattr) -> Result<Rgetattr, Errno> {
     let state = s.get(t.fid)?;
     let meta = s.fs.meta(state.node(), state.open())?;
-    Ok(Rgetattr {
-        valid: GetMask::GIVEN,
-        qid: s.fs.qid(state.node())?,
-        attr: meta.attr(),
-    })
+    let valid = if s.link.linux {
+        GetMask(GetMask::GIVEN.0 | GetMask::INO.0) // all basic ones, else it looks at each
+    } else {
+        GetMask::GIVEN
+    };
+    let attr = meta.attr();
+    let qid = s.shown(s.fs.qid(state.node())?, meta.version());
+    Ok(Rgetattr { valid, qid, attr })
 }
 
 /// Tstatfs -> Rstatfs. Errors, in this order: `EBADF` no such fid; then fstatfs(2)'s.
@@ -39,11 +41,12 @@ pub fn statfs(s: &mut Session<'_>, t: Tstatfs) -> Result<Rstatfs, Errno> {
 
 /// Treadlink -> Rreadlink.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a symlink; `ENAMETOOLONG`
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted (not to Linux) or not a symlink; `ENAMETOOLONG`
 /// no room, or longer than [`LINK_BYTES`]; then readlinkat(2)'s.
+#[inline(never)] // its buffer has no place in the frame of all handlers
 pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Result<(), Errno> {
     let node = s.get(t.fid)?.node();
-    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Symlink {
+    if !s.link.linux && s.fs.is_deleted(node) || s.fs.kind(node)? != FileType::Symlink {
         return Err(Errno::INVAL);
     }
     let mut target = [0; LINK_BYTES];
@@ -58,15 +61,18 @@ pub fn readlink(s: &mut Session<'_>, t: Treadlink, out: &mut Writer<'_>) -> Resu
 /// Tsetattr -> Rsetattr. Also of a deleted file.
 ///
 /// Errors, in this order: `EBADF` no such fid; `EROFS` a read-only attach point, even with nothing to
-/// change; `EPERM` the change time among the bits, nothing is done; then those of
-/// [`crate::fs::Fs::change`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
+/// change; `EPERM` the change time among the bits, nothing is done, but Linux sends it with everything;
+/// `EOPNOTSUPP` Linux, the mode of a symlink; then those of [`crate::fs::Fs::change`].
 pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
     s.writable()?;
     let has = |bit| t.valid.has(bit);
-    if has(SetMask::CTIME) {
+    let touch = has(SetMask::CTIME);
+    if touch && !s.link.linux {
         return Err(Errno::PERM);
+    }
+    if s.link.linux && has(SetMask::MODE) && s.fs.kind(state.node())? == FileType::Symlink {
+        return Err(Errno::OPNOTSUPP);
     }
     let a = t.attr;
     let time = |set, given, sec, nsec| match (has(set), has(given)) {
@@ -93,6 +99,7 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
             if has(SetMask::UID) { a.uid } else { Uid::NONE },
             if has(SetMask::GID) { a.gid } else { Gid::NONE },
         ),
+        touch: t.valid == SetMask::CTIME, // what else changes touches it by itself
     };
     s.fs.change(state.node(), state.open(), &change)
 }
@@ -104,7 +111,6 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
 /// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
 /// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
 /// Source: protocol.md 3.15.
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn multigetattr(
     s: &mut Session<'_>,
     t: Tmultigetattr<'_>,

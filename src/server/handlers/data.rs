@@ -6,7 +6,7 @@ use crate::limits::{COST_BYTES, FRAME_BYTES};
 use crate::p9::messages::{
     Rallocate, Rflushf, Rfsync, Rwrite, Tallocate, Tflushf, Tfsync, Tread, Twrite,
 };
-use crate::p9::wire::{Field, Writer};
+use crate::p9::wire::{Field, Uid, Writer};
 use crate::server::dispatch::Session;
 
 /// Tread -> Rread. One pread(2) straight into the reply; or a piece of the value that the fid holds.
@@ -41,10 +41,11 @@ pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), E
 }
 
 /// Twrite -> Rwrite. Straight from the request's bytes; what was written before a failure is told,
-/// and the failure if it was nothing. To a fid of Txattrcreate: the value's next bytes.
+/// and the failure if it was nothing. To a fid of Txattrcreate: the value's next bytes. Linux leaves it to the
+/// server that a file to which a user writes who is not root loses its set-id bits.
 ///
 /// Errors, in this order: `EBADF` no such fid; those of [`crate::server::values::Values::write`], or
-/// `EINVAL` not open; `EPERM` open for reading alone; then pwrite(2)'s.
+/// `EINVAL` not open; `EPERM` open for reading alone; those of [`crate::fs::Fs::drop_set_ids`]; then pwrite(2)'s.
 pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
     let state = s.get(t.fid)?;
     s.cost += t.data.0.len() / COST_BYTES;
@@ -54,6 +55,12 @@ pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
         let open = state.opened()?;
         if s.fs.access(open)?.is_read_only() {
             return Err(Errno::PERM);
+        }
+        if s.link.linux {
+            let user = s.fids.user(s.link.id, t.fid);
+            if user != Uid::NONE && user != Uid(0) {
+                s.fs.drop_set_ids(state.node(), open)?;
+            }
         }
         s.fs.write(open, t.offset, t.data.0)?
     };

@@ -3,7 +3,7 @@
 //! The messages that make something check, in this order: `EINVAL` not a name; `EBADF` no such fid;
 //! `EINVAL` deleted, not a directory, or open; `EROFS` a read-only attach point.
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, makedev};
 use rustix::io::Errno;
 
 use crate::fs::name::Name;
@@ -33,11 +33,13 @@ fn make_dir(
     dfid: Fid,
     name: &[u8],
     perm: u32,
-    owner: (Uid, Gid),
+    (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
     let parent = s.writable_directory(dfid)?;
-    s.fs.mkdir(parent, name, perm, owner)
+    let owner = s.owner(dfid, uid, gid);
+    let qid = s.fs.mkdir(parent, name, perm, owner)?;
+    Ok(s.shown(qid, qid.version))
 }
 
 /// Tsymlink -> Rsymlink. The target is any bytes but NUL, and not looked at.
@@ -59,24 +61,28 @@ fn make_symlink(
     dfid: Fid,
     name: &[u8],
     target: &[u8],
-    owner: (Uid, Gid),
+    (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
     let parent = s.writable_directory(dfid)?;
-    s.fs.symlink(parent, name, target, owner)
+    let owner = s.owner(dfid, uid, gid);
+    let qid = s.fs.symlink(parent, name, target, owner)?;
+    Ok(s.shown(qid, qid.version))
 }
 
-/// Tmknod -> Rmknod. Regular files alone; device numbers are not looked at.
+/// Tmknod -> Rmknod. Regular files; for Linux also FIFOs, sockets and devices, none of which is ever opened.
 ///
-/// Errors: the module's; `EPERM` not a regular file; then those of [`crate::fs::Fs::mknod`].
+/// Errors: the module's; `EPERM` another type; then those of [`crate::fs::Fs::mknod`].
 pub fn mknod(s: &mut Session<'_>, t: Tmknod<'_>) -> Result<Rmknod, Errno> {
-    let qid = make_node(s, t.dfid, t.name.0, t.mode, (Uid::NONE, t.gid))?;
+    let device = makedev(t.major, t.minor);
+    let qid = make_node(s, t.dfid, t.name.0, (t.mode, device), (Uid::NONE, t.gid))?;
     Ok(Rmknod { qid })
 }
 
 /// Tumknod -> Rumknod. As [`mknod`], with an owner.
 pub fn umknod(s: &mut Session<'_>, t: Tumknod<'_>) -> Result<Rumknod, Errno> {
-    let qid = make_node(s, t.dfid, t.name.0, t.mode, (t.uid, t.gid))?;
+    let device = makedev(t.major, t.minor);
+    let qid = make_node(s, t.dfid, t.name.0, (t.mode, device), (t.uid, t.gid))?;
     Ok(Rumknod { qid })
 }
 
@@ -84,8 +90,8 @@ fn make_node(
     s: &mut Session<'_>,
     dfid: Fid,
     name: &[u8],
-    mode: u32,
-    owner: (Uid, Gid),
+    (mode, device): (u32, u64),
+    (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
     let (parent, state) = s.directory(dfid)?;
@@ -93,10 +99,15 @@ fn make_node(
     if s.fs.is_read_only(s.link.id) {
         return Err(Errno::ROFS); // also with --panic-on-write: the original never gets that far
     }
-    if FileType::from_raw_mode(mode) != FileType::RegularFile {
-        return Err(Errno::PERM);
-    }
-    s.fs.mknod(parent, name, mode & 0o7777, owner)
+    let device = match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => 0,
+        FileType::Fifo | FileType::Socket if s.link.linux => 0,
+        FileType::CharacterDevice | FileType::BlockDevice if s.link.linux => device,
+        _ => return Err(Errno::PERM),
+    };
+    let owner = s.owner(dfid, uid, gid);
+    let qid = s.fs.mknod(parent, name, mode & 0o177_777, device, owner)?;
+    Ok(s.shown(qid, qid.version))
 }
 
 /// Tlink -> Rlink. Another name for the file of a fid, deleted or not.
@@ -124,7 +135,7 @@ pub fn rename(s: &mut Session<'_>, t: Trename<'_>) -> Result<Rrename, Errno> {
     s.get(t.dfid)?;
     let (old_parent, old_name) = s.fs.place(node)?;
     if s.fs.is_deleted(node) {
-        return Err(Errno::INVAL);
+        return Err(s.wrong(Errno::NOENT));
     }
     let (parent, _) = s.directory(t.dfid)?;
     move_to(s, (old_parent, old_name.name()?), (parent, name))?;
@@ -173,8 +184,8 @@ pub fn unlinkat(s: &mut Session<'_>, t: Tunlinkat<'_>) -> Result<Runlinkat, Errn
     Ok(Runlinkat {})
 }
 
-/// Tremove -> Rremove. Removes the name of a fid's file, which must be no directory, and gives the fid
-/// up in every case.
+/// Tremove -> Rremove. Removes the name of a fid's file, which must be no directory (Linux removes those
+/// too), and gives the fid up in every case.
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` a root or deleted; `EROFS` a read-only attach
 /// point; then those of [`crate::fs::Fs::unlink`].
@@ -188,10 +199,11 @@ pub fn remove(s: &mut Session<'_>, t: Tremove) -> Result<Rremove, Errno> {
 fn remove_file(s: &mut Session<'_>, node: crate::fs::NodeId) -> Result<(), Errno> {
     let (parent, name) = s.fs.place(node)?;
     if s.fs.is_deleted(node) {
-        return Err(Errno::INVAL);
+        return Err(s.wrong(Errno::NOENT));
     }
     s.writable()?;
-    s.fs.unlink(parent, name.name()?, false)
+    let directory = s.link.linux && s.fs.kind(node)? == FileType::Directory;
+    s.fs.unlink(parent, name.name()?, directory)
 }
 
 /// Tbind. Sockets are not made: `EPERM` behind all checks, as in the original since 2022-10-24.

@@ -5,17 +5,20 @@ pub mod attr;
 pub mod data;
 pub mod dir;
 pub mod entries;
+pub mod lock;
 pub mod open;
 pub mod walk;
 pub mod xattr;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::dispatch::Session;
 use super::fids::State;
-use crate::fs::NodeId;
-use crate::fs::attr::Kind;
-use crate::p9::wire::Fid;
+use crate::fs::attr::Owner;
+use crate::fs::{NodeId, OpenId};
+use crate::p9::qid::Qid;
+use crate::p9::wire::{Fid, Gid, Uid};
 use crate::text;
 
 impl Session<'_> {
@@ -58,15 +61,66 @@ impl Session<'_> {
         Err(Errno::ROFS)
     }
 
+    /// What Linux's client is told in place of `EINVAL`: the errno that a local file system would give.
+    fn wrong(&self, local: Errno) -> Errno {
+        if self.link.linux { local } else { Errno::INVAL }
+    }
+
     /// The directory that a fid stands for. Errors: `EBADF` no such fid; `EINVAL` deleted or not a
-    /// directory.
+    /// directory, to Linux `ENOENT` and `ENOTDIR`.
     fn directory(&mut self, fid: Fid) -> Result<(NodeId, State), Errno> {
         let state = self.get(fid)?;
         let node = state.node();
-        if self.fs.is_deleted(node) || self.fs.kind(node)? != Kind::Directory {
-            return Err(Errno::INVAL);
+        if self.fs.is_deleted(node) {
+            return Err(self.wrong(Errno::NOENT));
+        }
+        if self.fs.kind(node)? != FileType::Directory {
+            return Err(self.wrong(Errno::NOTDIR));
         }
         Ok((node, state))
+    }
+
+    /// A qid as this client wants it: gVisor's always with version 0, for which Linux turns its cache off.
+    fn shown(&self, qid: Qid, version: u32) -> Qid {
+        Qid {
+            version: if self.link.linux { version } else { 0 },
+            ..qid
+        }
+    }
+
+    /// The qid of a file as it is now. Error: `EBADF`.
+    fn qid(&self, node: NodeId, open: OpenId) -> Result<Qid, Errno> {
+        let qid = self.fs.qid(node)?;
+        if !self.link.linux {
+            return Ok(qid);
+        }
+        let meta = self.fs.meta(node, open);
+        Ok(self.shown(qid, meta.map_or(0, |meta| meta.version())))
+    }
+
+    /// The owner of a file that is made through `fid`: to Linux, whose messages name none, the user that the
+    /// fid was attached for.
+    #[inline(never)]
+    fn owner(&mut self, fid: Fid, uid: Uid, gid: Gid) -> Owner {
+        let lenient = self.link.linux;
+        Owner {
+            uid: if lenient && uid == Uid::NONE {
+                self.fids.user(self.link.id, fid)
+            } else {
+                uid
+            },
+            gid,
+            lenient,
+        }
+    }
+
+    /// `newfid` is of the user that `fid` is of.
+    #[inline(never)]
+    fn inherit(&mut self, fid: Fid, newfid: Fid) {
+        if self.link.linux {
+            let user = self.fids.user(self.link.id, fid);
+            self.fids.set_user(self.link.id, newfid, user);
+        }
     }
 
     /// The directory in which a fid lets something be changed. Errors, in this order: those of

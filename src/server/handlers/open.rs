@@ -1,11 +1,10 @@
 //! Opening and creating (protocol.md 3.7).
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::fs::OpenId;
-use crate::fs::attr::Kind;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
 use crate::p9::messages::{Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate};
@@ -17,32 +16,39 @@ use crate::server::fids::State;
 /// Tlopen -> Rlopen. Opens the file of a walked fid, once; the descriptor of a regular file or a FIFO is
 /// donated. A FIFO is not waited for: `ENXIO` for writing without a reader.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted, already open, a symlink or a socket;
-/// `EISDIR` a directory for writing or to truncate; `EROFS` writing or truncating on a read-only attach
-/// point; then those of [`crate::fs::Fs::open`]. Flags but the access mode and O_TRUNC are ignored.
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted (not to Linux), already open, or of a kind that
+/// is not opened ([`crate::fs::Fs::opens`]); `EISDIR` a directory for writing or to truncate; `ENOTDIR` Linux
+/// wants a directory; `EROFS` writing or truncating on a read-only attach point; then those of
+/// [`crate::fs::Fs::open`]. Of the flags the access mode and O_TRUNC count, and those of [`flags`]. No
+/// descriptor is donated to Linux, which reads its socket without room for one.
 /// Source: protocol.md 3.7, state of 2022; open(2).
 pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> {
     let state = s.get(t.fid)?;
     let node = state.node();
-    if s.fs.is_deleted(node) {
+    if !s.link.linux && s.fs.is_deleted(node) {
         return Err(Errno::INVAL);
     }
     state.not_opened(Errno::INVAL)?;
     let kind = s.fs.kind(node)?;
-    if matches!(kind, Kind::Symlink | Kind::Socket) {
+    if !s.fs.opens(kind, s.link.linux) {
         return Err(Errno::INVAL);
     }
     let access = Access::of_flags(t.flags);
+    let mut more = flags(s, t.flags);
     let truncate = t.flags & OFlags::TRUNC.bits() != 0;
-    if kind == Kind::Directory && (!access.is_read_only() || truncate) {
+    more.set(OFlags::TRUNC, truncate);
+    if kind == FileType::Directory && (!access.is_read_only() || truncate) {
         return Err(Errno::ISDIR);
+    }
+    if s.link.linux && t.flags & DIRECTORY != 0 && kind != FileType::Directory {
+        return Err(Errno::NOTDIR);
     }
     if (access.writes() || truncate) && s.fs.is_read_only(s.link.id) {
         return Err(Errno::ROFS);
     }
-    let qid = s.fs.qid(node)?;
-    let open = s.fs.open(node, access, truncate)?;
-    let donated = (kind != Kind::Directory).then(|| {
+    let open = s.fs.open(node, access, more)?;
+    let qid = s.qid(node, open)?;
+    let donated = (kind != FileType::Directory && !s.link.linux).then(|| {
         s.fs.hold_open(open);
         open
     });
@@ -54,11 +60,26 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
     })
 }
 
+/// Linux's number for O_DIRECTORY on the wire, on all architectures.
+const DIRECTORY: u32 = 0o200_000;
+
+/// Linux's further flags as the host has them: O_APPEND, O_DSYNC, O_SYNC and O_NOATIME do what they do on a
+/// local file. The others are the client's own matter, or not to be had (O_DIRECT: nothing is aligned here).
+fn flags(s: &Session<'_>, flags: u32) -> OFlags {
+    let known = OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC | OFlags::NOATIME;
+    if s.link.linux {
+        OFlags::from_bits_retain(flags) & known
+    } else {
+        OFlags::empty()
+    }
+}
+
 /// Tlcreate -> Rlcreate. Creates a file, always exclusively, and opens it; the directory's fid becomes
-/// the file's. The owner stays the server's. The descriptor is donated.
+/// the file's. The owner stays the server's, or is the user that Linux attached for. The descriptor is donated.
 ///
 /// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted, not a directory,
-/// or open; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::create`].
+/// or open; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::create`], with `ESTALE` in
+/// place of `EEXIST` where Linux did not ask for O_EXCL: it looks again, and opens what has appeared.
 pub fn lcreate(s: &mut Session<'_>, t: Tlcreate<'_>) -> Result<Donating<Rlcreate>, Errno> {
     let Donating {
         reply: qid,
@@ -86,19 +107,29 @@ fn create(
     s: &mut Session<'_>,
     fid: Fid,
     name: &[u8],
-    flags: u32,
+    wire: u32,
     perm: u32,
-    owner: (Uid, Gid),
+    (uid, gid): (Uid, Gid),
 ) -> Result<Donating<Qid>, Errno> {
     let name = Name::new(name)?;
     let parent = s.writable_directory(fid)?;
-    let (node, open) = s.fs.create(parent, name, flags, perm, owner)?;
-    s.fs.hold_open(open);
-    let qid = s.fs.qid(node)?;
+    let how = (Access::of_flags(wire), flags(s, wire));
+    let owner = s.owner(fid, uid, gid);
+    let (node, open) = match s.fs.create(parent, name, how, perm, owner) {
+        Err(Errno::EXIST) if s.link.linux && wire & OFlags::EXCL.bits() == 0 => {
+            return Err(Errno::STALE);
+        }
+        made => made?,
+    };
+    let qid = s.qid(node, open)?;
+    let donated = (!s.link.linux).then(|| {
+        s.fs.hold_open(open);
+        open
+    });
     s.bind(fid, State::Open { node, open });
     Ok(Donating {
         reply: qid,
-        donated: Some(open),
+        donated,
     })
 }
 
@@ -107,10 +138,9 @@ fn create(
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted or not a socket; `ENXIO` a type other than
 /// stream, datagram and seqpacket; then those of [`crate::fs::Fs::connect`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<OpenId, Errno> {
     let node = s.get(t.fid)?.node();
-    if s.fs.is_deleted(node) || s.fs.kind(node)? != Kind::Socket {
+    if s.fs.is_deleted(node) || s.fs.kind(node)? != FileType::Socket {
         return Err(Errno::INVAL);
     }
     let kind = match t.socktype {

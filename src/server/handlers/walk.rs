@@ -1,9 +1,10 @@
 //! Twalk and Twalkgetattr (protocol.md 3.6).
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::fs::NodeId;
-use crate::fs::attr::{Kind, Meta};
+use crate::fs::attr::Meta;
 use crate::fs::name::Name;
 use crate::limits::WALK_NAMES;
 use crate::p9::attr::GetMask;
@@ -16,7 +17,8 @@ use crate::server::fids::State;
 /// Twalk -> Rwalk. A fid for the file that the names lead to; without names, another one for the
 /// same path. All names or none: a failure on the way leaves newfid as it was.
 ///
-/// Errors, in this order: `EBADF` no such fid; `EINVAL` a name that is none; `EBUSY` the fid is open;
+/// Errors, in this order: `EBADF` no such fid; `EINVAL` a name that is none; `EBUSY` the fid is open
+/// (to Linux: and newfid, or known by that alone);
 /// `E2BIG` more than [`WALK_NAMES`] names; `EMSGSIZE` no room for the reply; `ENOMEM` no room for
 /// newfid; then for each name `EINVAL` its parent is no directory, `ENOENT` its parent is deleted,
 /// and those of [`crate::fs::Fs::walk`]. The reply has a qid a name.
@@ -27,6 +29,7 @@ pub fn walk(s: &mut Session<'_>, t: Twalk<'_>, out: &mut Writer<'_>) -> Result<(
     let (node, _) = go(s, from, t.names, out)?;
     patch_count(out, count, t.names.len());
     s.bind(t.newfid, State::Walked { node });
+    s.inherit(t.fid, t.newfid);
     Ok(())
 }
 
@@ -57,6 +60,7 @@ pub fn walkgetattr(
     meta.attr().write(&mut Writer::new(&mut bytes));
     out.patch(attr_at, &bytes);
     s.bind(t.newfid, State::Walked { node });
+    s.inherit(t.fid, t.newfid);
     Ok(())
 }
 
@@ -72,7 +76,11 @@ fn check(
     for name in names.iter() {
         Name::new(name.0)?;
     }
-    state.not_opened(Errno::BUSY)?;
+    // Linux walks from files that it has open too, where it knows no other fid.
+    let linux = s.link.linux && state.open().is_some();
+    if !linux || fid == newfid || !s.fs.is_held(state.node()) {
+        state.not_opened(Errno::BUSY)?;
+    }
     if names.len() > WALK_NAMES {
         return Err(Errno::TOOBIG);
     }
@@ -125,7 +133,7 @@ fn descend_with<'n>(
     mut each: impl FnMut(Qid, Meta),
 ) -> Result<NodeId, Errno> {
     // Once for all: a name found below a directory that is not deleted is not deleted either.
-    if s.fs.kind(from)? == Kind::Directory && s.fs.is_deleted(from) {
+    if s.fs.kind(from)? == FileType::Directory && s.fs.is_deleted(from) {
         return Err(Errno::NOENT);
     }
     s.fs.hold(from);
@@ -135,15 +143,16 @@ fn descend_with<'n>(
         s.fs.release(at); // a node below holds it from here on
         let (node, meta) = step?;
         at = node;
-        each(s.fs.qid(at)?, meta);
+        let qid = s.fs.qid(at)?;
+        each(s.shown(qid, meta.version()), meta);
     }
     Ok(at)
 }
 
 fn step(s: &mut Session<'_>, at: NodeId, name: &[u8]) -> Result<(NodeId, Meta), Errno> {
     let name = Name::new(name)?;
-    if s.fs.kind(at)? != Kind::Directory {
-        return Err(Errno::INVAL);
+    if s.fs.kind(at)? != FileType::Directory {
+        return Err(s.wrong(Errno::NOTDIR));
     }
-    s.fs.walk(at, name)
+    s.fs.walk(at, name, s.link.linux)
 }

@@ -27,7 +27,6 @@ fn file(s: &mut Session<'_>, fid: Fid) -> Result<State, Errno> {
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted; those of [`UserName::new`];
 /// `ERANGE` longer than size; `EMSGSIZE` the reply has no room; then those of [`crate::fs::Fs::get_xattr`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn getxattr(s: &mut Session<'_>, t: Tgetxattr<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = file(s, t.fid)?;
     let mut buffer = NameBuffer::new();
@@ -55,7 +54,6 @@ pub fn getxattr(s: &mut Session<'_>, t: Tgetxattr<'_>, out: &mut Writer<'_>) -> 
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` deleted; `ENOMEM` no room to sort the names; those
 /// of [`crate::fs::Fs::list_xattrs`]; `ERANGE` longer than size; `EMSGSIZE` the reply has no room.
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn listxattr(s: &mut Session<'_>, t: Tlistxattr, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = file(s, t.fid)?;
     let value = s.values.take()?;
@@ -113,7 +111,6 @@ fn change(
 /// Errors, in this order: `EBADF` no such fid; `ENODATA` a name that is not served, which is what Linux takes
 /// for "none there"; `ENOMEM` no room for newfid, or too many values are held; then those of
 /// [`crate::fs::Fs::get_xattr`] or [`crate::fs::Fs::list_xattrs`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn xattrwalk(s: &mut Session<'_>, t: Txattrwalk<'_>) -> Result<Rxattrwalk, Errno> {
     let state = s.get(t.fid)?;
     let mut buffer = NameBuffer::new();
@@ -142,7 +139,6 @@ pub fn xattrwalk(s: &mut Session<'_>, t: Txattrwalk<'_>) -> Result<Rxattrwalk, E
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` open, or holding a value; `EROFS` a read-only attach
 /// point; those of [`UserName::new`]; `E2BIG` above [`XATTR_BYTES`]; `ENOMEM` too many values are held.
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn xattrcreate(s: &mut Session<'_>, t: Txattrcreate<'_>) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
     state.not_opened(Errno::INVAL)?;
@@ -162,7 +158,6 @@ pub fn xattrcreate(s: &mut Session<'_>, t: Txattrcreate<'_>) -> Result<(), Errno
 
 /// Sets the value that a fid's Tclunk completes. Errors, in this order: `EINVAL` fewer bytes than announced,
 /// nothing is set; then those of [`crate::fs::Fs::set_xattr`].
-#[inline(never)] // its locals would widen dispatch's frame: 1 kB for all such
 pub fn commit(s: &mut Session<'_>, state: State) -> Result<(), Errno> {
     let Some(whole) = s.values.whole(state.value())? else {
         return Ok(());

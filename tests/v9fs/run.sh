@@ -118,6 +118,7 @@ all_plan() {
 }
 
 command -v linux.uml >/dev/null || die "no linux.uml: ./build.sh v9fs installs it"
+[[ $TOP != *' '* ]] || die "the guest's command line cannot take the space in $TOP"
 [ "$(id -u)" -eq 0 ] || die "the guest sees this root: run it as root"
 case ${1-} in
     ci) export FSX_STEPS=1000; ci_plan | run_plan ;;

@@ -10,6 +10,8 @@ usage: ./build.sh [command]
   (none)       build the stripped release binary as target/gofer
   test         everything that CI checks: build, lints, unit tests, the suite against the binary; as root
   demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
+  v9fs [SUITE...|all]
+               mount the binary with Linux's own 9P client, in a guest, and run suites on it (default: those of CI); as root
   interop      drive the binary with a Go client of gVisor's protocol, beside a second server, and start it as runtimes do
   help         this text
 TEXT
@@ -46,6 +48,14 @@ need_test_tools() {
     command -v go >/dev/null || need_packages golang-go ca-certificates
 }
 
+need_v9fs_tools() {
+    need_tools
+    need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3
+    [ "$1" = ci ] || need_packages dbench diod stress-ng
+    # Built once: cargo looks at what is installed and has nothing to do after that.
+    cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
+}
+
 # Runs a stage under its name and prints the seconds that it took.
 stage() {
     local name=$1 begun=$SECONDS
@@ -70,6 +80,11 @@ lint() {
     cargo clippy --locked --all-targets -- -D warnings
 }
 
+run_v9fs() {
+    cargo build --locked --quiet --release --example mount9p
+    tests/v9fs/run.sh "$@"
+}
+
 test_all() {
     [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
     stage packages need_test_tools
@@ -78,6 +93,8 @@ test_all() {
     stage compile cargo test --locked --no-run
     stage test cargo test --locked --quiet
     stage interop tests/interop/run.sh all
+    stage "v9fs tools" need_v9fs_tools ci
+    stage v9fs run_v9fs ci
 }
 
 case "${1-}" in
@@ -88,6 +105,12 @@ case "${1-}" in
         need_tools
         build
         cargo run --locked --quiet --release --example 9p -- demo "$@"
+        ;;
+    v9fs)
+        [ $# -gt 1 ] || set -- v9fs ci
+        need_v9fs_tools "$2"
+        build
+        run_v9fs "${@:2}"
         ;;
     interop)
         need_tools

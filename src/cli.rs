@@ -66,6 +66,7 @@ impl<'a> Options<'a> {
 
     /// Sets a flag as an annotation of the spec says (gofer.md 1.4). Error: one line, of a flag that may
     /// not be overridden, that is unknown, or of a wrong value.
+    #[inline(never)]
     pub fn override_by(&mut self, name: &str, value: &'a str) -> Result<(), Told> {
         let value = value.as_bytes();
         let is_free = match name {
@@ -219,6 +220,7 @@ const GLOBAL_HELP: &str = "
 /// Two forms: `[global flags] gofer [flags]`, as a runtime calls it, and `[flags]` of both kinds
 /// alone. In the first, flags of the gofer before the word are unknown, as in the original.
 /// `options` takes what is read, and has what was read before a refusal.
+#[inline(never)]
 pub fn parse<'a>(
     words: impl Iterator<Item = &'a [u8]> + Clone,
     options: &mut Options<'a>,
@@ -476,6 +478,7 @@ const SYNTAX: Told = b"parse error";
 const RANGE: Told = b"value out of range";
 
 /// Whether it is none, or what the overlay lies over and what it lies on.
+#[inline(never)]
 fn is_overlay(value: &[u8]) -> bool {
     match value {
         [b'r', b'o', b'o', b't', b':', medium @ ..] | [b'a', b'l', b'l', b':', medium @ ..] => {

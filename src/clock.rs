@@ -127,6 +127,7 @@ fn days_to(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// The offset in force at `now` (seconds since 1970) by a zone file (/etc/localtime; RFC 8536). `None`: not one.
+#[inline(never)]
 pub fn offset_at(zone: &[u8], now: i64) -> Option<Offset> {
     let first = Header::read(zone)?;
     if first.version < b'2' {
@@ -183,6 +184,7 @@ impl Header {
         })
     }
 
+    #[inline(never)]
     fn data_bytes(&self, time_bytes: usize) -> usize {
         self.times * (time_bytes + 1)
             + self.types * 6

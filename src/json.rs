@@ -111,6 +111,7 @@ impl<'a> Reader<'a> {
 
     /// What comes next, or that the document is whole.
     #[allow(clippy::should_implement_trait)]
+    #[inline(never)]
     pub fn next(&mut self) -> Result<Option<Event<'a>>, Fault> {
         loop {
             while self.text.get(self.at).is_some_and(is_space) {
@@ -314,6 +315,7 @@ impl<'a> Reader<'a> {
         Ok(Text(text))
     }
 
+    #[inline(never)]
     fn escape(&mut self) -> Result<(), Fault> {
         self.at += 1;
         match self.byte()? {

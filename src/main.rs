@@ -132,6 +132,7 @@ fn serve(
 }
 
 /// The logs, so that all that goes wrong stands there, and the other descriptors.
+#[inline(never)]
 fn open_inherited(
     options: &Options<'_>,
     refused: Option<Told>,

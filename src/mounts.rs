@@ -52,6 +52,7 @@ fn propagation(letter: u8) -> u32 {
 
 /// What a bind mount's options ask for. A restriction stays, whatever undoes it later in the list.
 /// Error: the text of what the original says of an option that is unknown or not supported.
+#[inline(never)]
 pub fn flags(options: &[&str]) -> Result<Flags, Told> {
     let mut flags = Flags::default();
     for &option in options {

@@ -14,6 +14,7 @@ pub trait Sink {
 }
 
 impl Sink for List<u8> {
+    #[inline(never)]
     fn put(&mut self, text: &[u8]) {
         self.extend(text.iter().copied());
     }

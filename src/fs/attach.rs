@@ -69,7 +69,7 @@ fn open(path: &[u8], special: Special, made: Option<OwnedFd>) -> Result<Opened, 
                 .rposition(|&byte| byte == b'/')
                 .ok_or(Errno::INVAL)?;
             let (dir, name) = path.split_at_checked(slash + 1).ok_or(Errno::INVAL)?;
-            let name: &[u8] = List::of(name.iter().copied()).leak();
+            let name: &[u8] = List::copy(name).leak();
             Some((open_path(dir)?, name))
         }
     };
@@ -130,6 +130,7 @@ impl Fs {
 
     /// The root's node of attach point `attach`, with one reference for the caller.
     ///
+    #[inline(never)]
     /// Once in the life of the process, as in the original, unless `again`. Error: `EIO` attached before,
     /// not opened at start, or not a kind that is served.
     pub fn attach(&mut self, attach: u16, again: bool) -> Result<NodeId, Errno> {

@@ -157,6 +157,7 @@ impl Log {
     }
 
     /// What stands before the message in a text line.
+    #[inline(never)]
     fn head(&self, line: &mut Line, level: Level, now: Civil) {
         line.put(match level {
             Level::Debug => b"D",

@@ -258,7 +258,7 @@ fn place_of(fd: &OwnedFd) -> Result<&'static [u8], Errno> {
     let path = read_link(CWD, fd_path(fd), &mut text)?;
     match path.strip_prefix(SERVED.to_bytes()) {
         Some(b"") => Ok(b"/"),
-        Some(below) if below.starts_with(b"/") => Ok(List::of(below.iter().copied()).leak()),
+        Some(below) if below.starts_with(b"/") => Ok(List::copy(below).leak()),
         _ => Err(Errno::XDEV),
     }
 }

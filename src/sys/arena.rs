@@ -168,6 +168,14 @@ pub fn c_path(path: &[u8]) -> Result<&'static CStr, Errno> {
     CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::INVAL)
 }
 
+impl List<u8> {
+    /// One with these bytes.
+    #[inline(never)]
+    pub fn copy(bytes: &[u8]) -> Self {
+        Self::of(bytes.iter().copied())
+    }
+}
+
 impl<T> Default for List<T> {
     fn default() -> Self {
         Self::new()

@@ -194,13 +194,25 @@ fn choices(kind: u8) -> Option<(&'static str, &'static str)> {
 }
 
 /// What the flags do that are used, for people.
-const HELP: &str = "
+const HELP: &str = concat!(
+    "gofer ",
+    env!("CARGO_PKG_VERSION"),
+    ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
+    "\n",
+    "usage: gofer --bundle DIR --io-fds N [--io-fds N ...] [flags]\n",
+    "       ANY-NAME [global flags] gofer --bundle DIR --io-fds N [flags]\n",
+    "\n",
+    "Flags are Go's: one dash or two, `--name=value` or `--name value`, a bool alone or `=false`.\n",
+    "\nflags:",
+    "
   --bundle DIR         the bundle: a directory with config.clean.json or config.json
   --io-fds N           a connected stream socket; once for the root and once for each bind mount
   --apply-caps         keep six capabilities only (default true)
   --panic-on-write     tell of changes tried on read-only mounts (default false)
-";
+"
+);
 const GLOBAL_HELP: &str = "
+global flags:
   --log FILE           log to this file (default: standard error)
   --log-fd N           log to this descriptor
   --log-format F       text, json or json-k8s (default text)
@@ -618,37 +630,26 @@ pub struct Help;
 
 impl Say for Help {
     fn say(&self, to: &mut dyn Sink) {
-        for part in [
-            concat!(
-                "gofer ",
-                env!("CARGO_PKG_VERSION"),
-                ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
-                "\n",
-                "usage: gofer --bundle DIR --io-fds N [--io-fds N ...] [flags]\n",
-                "       ANY-NAME [global flags] gofer --bundle DIR --io-fds N [flags]\n",
-                "\n",
-                "Flags are Go's: one dash or two, `--name=value` or `--name value`, a bool alone or `=false`.\n",
-                "\nflags:",
-            ),
-            HELP,
-            ACCEPTED,
-            GOFER_FLAGS,
-            "\nglobal flags:",
-            GLOBAL_HELP,
-            ACCEPTED,
-            GLOBAL_FLAGS,
-            concat!(
-                "\n",
-                "  --help               this text\n",
-                "  --version            the version\n",
-                "\n",
-                "exit codes: 0 all connections ended, 128 start-up failed, 2 a global flag is wrong",
-            ),
+        let mut room = [0; HELP.len() + GLOBAL_HELP.len()];
+        for (part, table) in [
+            (crate::packed!(HELP.as_bytes()), GOFER_FLAGS),
+            (crate::packed!(GLOBAL_HELP.as_bytes()), GLOBAL_FLAGS),
         ] {
-            to.put(part.as_bytes());
+            to.put(part.unpack(&mut room));
+            to.put(ACCEPTED.as_bytes());
+            to.put(table.as_bytes());
         }
+        to.put(END.as_bytes());
     }
 }
+
+const END: &str = concat!(
+    "\n",
+    "  --help               this text\n",
+    "  --version            the version\n",
+    "\n",
+    "exit codes: 0 all connections ended, 128 start-up failed, 2 a global flag is wrong",
+);
 
 const ACCEPTED: &str = "  accepted, with types and defaults:";
 

@@ -9,10 +9,14 @@ use crate::text::Sink;
 pub fn say(errno: Errno, to: &mut dyn Sink) {
     let mut buffer = [0; 22];
     let number = digits(errno.raw_os_error().unsigned_abs().into(), 10, &mut buffer);
-    let known = TEXTS.split(|&byte| byte == b'\n').find_map(|line| {
-        let text = line.strip_prefix(number)?;
-        text.strip_prefix(b" ")
-    });
+    let mut room = [0; TEXTS.len()];
+    let known = crate::packed!(TEXTS)
+        .unpack(&mut room)
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| {
+            let text = line.strip_prefix(number)?;
+            text.strip_prefix(b" ")
+        });
     to.put(known.unwrap_or(b"errno "));
     if known.is_none() {
         to.put(number);

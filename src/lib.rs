@@ -5,7 +5,7 @@
 //! ```text
 //! main -> cli, spec, log, sandbox, server     server -> p9, fs, tables     fs -> sys, tables, p9::{qid, attr, wire}
 //! sandbox -> sys, mounts                      p9 -> core only             log -> sandbox, sys, clock
-//! spec -> json     mounts -> spec             anyone -> limits, text, errno, decimal, sys::arena
+//! spec -> json     mounts -> spec             anyone -> limits, packed, text, errno, decimal, sys::arena
 //! ```
 //!
 //! `cli`, `spec` and `mounts` turn bytes into what start-up needs and make no system call. `sandbox` confines
@@ -33,6 +33,7 @@ pub mod limits;
 pub mod log;
 pub mod mounts;
 pub mod p9;
+pub mod packed;
 pub mod sandbox;
 pub mod server;
 pub mod spec;

@@ -502,7 +502,7 @@ impl Value {
 }
 
 /// A key, or a value that begins, of container `of`: where it is, and what it must be.
-fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
+fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
     match of.plain() {
         (b'{', kind) => {
             // By its one spelling, and empty until its value comes: null leaves it so.
@@ -518,7 +518,7 @@ fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
             }
             Value { place, kind, ..of }
         }
-        (b'A'..=b'Z', _) => match field(of.structure(), key) {
+        (b'A'..=b'Z', _) => match field(schema, of.structure(), key) {
             Some((key, kind)) => Value {
                 place: below(of.place, |known| known.as_bytes() == key),
                 kind,
@@ -532,8 +532,12 @@ fn inside(of: Value, key: Text<'_>, kept: &mut Kept) -> Value {
 }
 
 /// The key of structure `name` that `key` is a spelling of, and its type.
-fn field(name: &[u8], key: Text<'_>) -> Option<(&'static [u8], &'static [u8])> {
-    let mut lines = SCHEMA.as_bytes().split(|&byte| byte == b'\n');
+fn field(
+    schema: &'static [u8],
+    name: &[u8],
+    key: Text<'_>,
+) -> Option<(&'static [u8], &'static [u8])> {
+    let mut lines = schema.split(|&byte| byte == b'\n');
     let fields = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(b" "))?;
     let mut fields = fields
         .split(|&byte| byte == b' ')
@@ -556,6 +560,8 @@ fn is_same_key(key: Text<'_>, known: &[u8]) -> bool {
 /// Reads a whole file. Error: it is not JSON, or else the first field of a wrong type, of which Go tells
 /// when all is read.
 fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
+    let room = List::of(SCHEMA.bytes().map(|_| 0)).leak();
+    let schema = crate::packed!(SCHEMA.as_bytes()).unpack(room);
     let mut reader = Reader::new(bytes);
     let mut kept = Kept::default();
     let mut mismatch = None;
@@ -574,7 +580,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
         let found: Told = match event {
             Event::Key(key) => {
                 if let Some(of) = open.last() {
-                    next = inside(*of, key, &mut kept);
+                    next = inside(schema, *of, key, &mut kept);
                 }
                 continue;
             }

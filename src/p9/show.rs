@@ -19,8 +19,9 @@ impl Say for Shown<'_> {
     fn say(&self, to: &mut dyn Sink) {
         let mut buffer = [0; 22];
         let number = digits(self.kind.into(), 10, &mut buffer);
-        let layout = LAYOUTS
-            .as_bytes()
+        let mut room = [0; LAYOUTS.len()];
+        let layout = crate::packed!(LAYOUTS.as_bytes())
+            .unpack(&mut room)
             .split(|&byte| byte == b'\n')
             .find_map(|line| {
                 let layout = line.strip_prefix(number)?;

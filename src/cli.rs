@@ -1,6 +1,6 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
-use crate::decimal::{digit, split_once};
+use crate::decimal::{digit, is_among, split_once};
 use crate::limits::CONNECTIONS;
 use crate::sys::arena::List;
 use crate::text;
@@ -67,21 +67,18 @@ impl<'a> Options<'a> {
     /// Sets a flag as an annotation of the spec says (gofer.md 1.4). Error: one line, of a flag that may
     /// not be overridden, that is unknown, or of a wrong value.
     #[inline(never)]
-    pub fn override_by(&mut self, name: &str, value: &'a str) -> Result<(), Told> {
-        let value = value.as_bytes();
-        let is_free = match name {
-            "debug" | "strace" | "strace-syscalls" | "strace-log-size" => true,
-            "oci-seccomp" => boolean(value) == Some(true),
-            _ => self.flag("allow-flag-override"),
-        };
+    pub fn override_by(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Told> {
+        let is_free = is_among("debug strace strace-syscalls strace-log-size", name)
+            || name == b"oci-seccomp" && boolean(value) == Some(true)
+            || self.flag("allow-flag-override");
         if !is_free {
             return Err(text!(
                 "flag override disabled, use --allow-flag-override to enable it: %",
-                Quoted(name.as_bytes())
+                Quoted(name)
             )
             .told());
         }
-        let flag = find(&[GLOBAL_FLAGS], name.as_bytes())?;
+        let flag = find(&[GLOBAL_FLAGS], name)?;
         take(self, &flag, value)?;
         self.given.push((flag.name, value));
         Ok(())
@@ -166,11 +163,12 @@ fn all(table: &'static str) -> impl Iterator<Item = Flag> {
         })
 }
 
+#[inline(never)]
 fn known(tables: &[&'static str], name: &[u8]) -> Option<Flag> {
-    tables
+    let mut found = tables
         .iter()
-        .flat_map(|table| all(table))
-        .find(|flag| flag.name == name)
+        .map(|table| all(table).find(|flag| flag.name == name));
+    found.find(Option::is_some).flatten()
 }
 
 /// A flag. Error: what Go says of one that is unknown.
@@ -321,7 +319,7 @@ fn finish<'a>(
 fn check(options: &Options<'_>, global: &dyn Fn(Told) -> Refusal) -> Result<(), Refusal> {
     let is_l = options.contract() == Contract::L;
     let platform = options.text("platform");
-    if platform != b"ptrace" && platform != b"kvm" {
+    if !is_among("ptrace kvm", platform) {
         let name = Quoted(platform);
         return Err(local(match is_l {
             true => text!("unknown platform: %", name).told(),
@@ -355,12 +353,7 @@ fn check(options: &Options<'_>, global: &dyn Fn(Told) -> Refusal) -> Result<(), 
 
 fn choose(kind: u8, value: &[u8], shown: &[u8]) -> Result<(), Told> {
     match choices(kind) {
-        Some((words, what))
-            if !words
-                .as_bytes()
-                .split(|&byte| byte == b' ')
-                .any(|word| word == value) =>
-        {
+        Some((words, what)) if !is_among(words, value) => {
             Err(text!("invalid % \"%\"", Str(what), Quoted(shown)).told())
         }
         _ => Ok(()),
@@ -492,21 +485,15 @@ const RANGE: Told = b"value out of range";
 /// Whether it is none, or what the overlay lies over and what it lies on.
 #[inline(never)]
 fn is_overlay(value: &[u8]) -> bool {
-    match value {
-        [b'r', b'o', b'o', b't', b':', medium @ ..] | [b'a', b'l', b'l', b':', medium @ ..] => {
-            matches!(medium, b"memory" | b"self" | [b'd', b'i', b'r', b'=', ..])
-        }
-        _ => value == b"none",
-    }
+    let medium = value.strip_prefix(b"root:").or(value.strip_prefix(b"all:"));
+    let is_medium = |medium: &[u8]| is_among("memory self", medium) || medium.starts_with(b"dir=");
+    value == b"none" || medium.is_some_and(is_medium)
 }
 
 /// Go's strconv.ParseBool.
 fn boolean(text: &[u8]) -> Option<bool> {
-    match text {
-        b"1" | b"t" | b"T" | b"TRUE" | b"true" | b"True" => Some(true),
-        b"0" | b"f" | b"F" | b"FALSE" | b"false" | b"False" => Some(false),
-        _ => None,
-    }
+    let is_true = is_among("1 t T TRUE true True", text);
+    (is_true || is_among("0 f F FALSE false False", text)).then_some(is_true)
 }
 
 /// A number with its sign: whether it is negative, and how large.
@@ -606,18 +593,7 @@ fn duration(text: &[u8]) -> Option<()> {
             .position(|byte| byte.is_ascii_digit() || *byte == b'.')
             .unwrap_or(behind.len());
         let (unit, behind) = behind.split_at_checked(unit)?;
-        if ![
-            &b"ns"[..],
-            b"us",
-            "\u{b5}s".as_bytes(),
-            "\u{3bc}s".as_bytes(),
-            b"ms",
-            b"s",
-            b"m",
-            b"h",
-        ]
-        .contains(&unit)
-        {
+        if !is_among("ns us \u{b5}s \u{3bc}s ms s m h", unit) {
             return None;
         }
         rest = behind;

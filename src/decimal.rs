@@ -23,6 +23,15 @@ pub fn digit(byte: u8, base: u32) -> Option<u32> {
     Some(value.into()).filter(|&value| value < base)
 }
 
+/// Whether `word` is one of `words`, which spaces part. A match on slices compares byte by byte, in code.
+#[inline(never)]
+pub fn is_among(words: &str, word: &[u8]) -> bool {
+    words
+        .as_bytes()
+        .split(|&byte| byte == b' ')
+        .any(|known| known == word)
+}
+
 /// Both sides of the first `byte` in `text`.
 pub fn split_once(text: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|&other| other == byte)?;

@@ -366,21 +366,43 @@ impl Text<'_> {
     }
 
     /// What it says, in memory that is never freed.
-    pub fn kept(self) -> &'static str {
+    pub fn kept(self) -> &'static [u8] {
         let mut text = List::new();
         for c in self.chars() {
             text.put(c.encode_utf8(&mut [0; 4]).as_bytes());
         }
-        core::str::from_utf8(text.leak()).unwrap_or_default()
+        text.leak()
     }
 }
 
-/// The character at the start, and how many bytes it has.
-fn character(rest: &[u8]) -> Option<(char, usize)> {
-    (1..=4).find_map(|len| {
-        let text = core::str::from_utf8(rest.get(..len)?).ok()?;
-        Some((text.chars().next()?, len))
-    })
+/// The character at the start, and how many bytes it has; none where they are no UTF-8 (RFC 3629).
+pub fn character(rest: &[u8]) -> Option<(char, usize)> {
+    let first = *rest.first()?;
+    // How many bytes, and what the second may be at the least and at the most.
+    let (len, least, most) = match first {
+        0..0x80 => return Some((char::from(first), 1)),
+        0xc2..0xe0 => (2, 0x80, 0xbf),
+        0xe0 => (3, 0xa0, 0xbf),
+        0xed => (3, 0x80, 0x9f),
+        0xe1..0xf0 => (3, 0x80, 0xbf),
+        0xf0 => (4, 0x90, 0xbf),
+        0xf1..0xf4 => (4, 0x80, 0xbf),
+        0xf4 => (4, 0x80, 0x8f),
+        _ => return None,
+    };
+    let behind = rest.get(1..len)?;
+    let second = *behind.first()?;
+    let mut code = u32::from(first) & (0x7f >> len);
+    for byte in behind {
+        if byte & 0xc0 != 0x80 {
+            return None;
+        }
+        code = code << 6 | u32::from(byte & 0x3f);
+    }
+    if second < least || second > most {
+        return None;
+    }
+    Some((char::from_u32(code)?, len))
 }
 
 /// The character that the escape at the start stands for, and how many bytes it has.
@@ -547,6 +569,30 @@ mod tests {
             events(&nested(DEPTH + 1)),
             Err("invalid character '[' exceeded max depth".into())
         );
+    }
+
+    #[test]
+    fn characters_are_those_of_the_standard_reader() {
+        let mut taken = 0;
+        for first in 0..=255u8 {
+            for second in [
+                0, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff,
+            ] {
+                for third in [0x41, 0x80, 0xbf, 0xc0] {
+                    for fourth in [0x41, 0x80, 0xbf] {
+                        let bytes = [first, second, third, fourth];
+                        let wanted = (1..=4).find_map(|len| {
+                            let text = core::str::from_utf8(&bytes[..len]).ok()?;
+                            Some((text.chars().next()?, len))
+                        });
+                        assert_eq!(character(&bytes), wanted, "{bytes:x?}");
+                        taken += usize::from(wanted.is_some());
+                    }
+                }
+            }
+        }
+        assert!(taken > 1_000);
+        assert_eq!(character(b"\xe2\x82"), None);
     }
 
     #[test]

@@ -209,11 +209,11 @@ fn serve_logged(
     }
     let limit = later::limit_descriptors(options, log)?;
     let bundle = options.text("bundle");
-    let root_path = join(bundle, spec.root_path.as_bytes());
+    let root_path = join(bundle, spec.root_path);
     let is_in_place = !is_l || options.flag("TESTONLY-unsafe-nonroot");
     let places = later::places(&spec, bundle, is_l)?;
     if !is_in_place && options.flag("setup-root") {
-        newroot::make(places, &join(b"/", spec.cwd.as_bytes())).map_err(Fatal)?;
+        newroot::make(places, &join(b"/", spec.cwd)).map_err(Fatal)?;
     } else if !is_in_place {
         newroot::find(places);
     }
@@ -325,7 +325,7 @@ fn open_attach_points(
     let mut attaches = List::new();
     for (place, (_, number)) in places.iter_mut().zip(sockets) {
         let read_only = place.flags.attributes & 1 != 0;
-        let (name, fd, ro) = (Str(place.name), Signed((*number).into()), Flag(read_only));
+        let (name, fd, ro) = (Raw(place.name), Signed((*number).into()), Flag(read_only));
         if attaches.is_empty() {
             let mapped = Quoted(root_path);
             log.info(text!(
@@ -351,9 +351,9 @@ fn open_attach_points(
         return Err(fatal(text!(
             "No FD found for mount. Did you forget --io-fd? mount: %, {% % % [%]}",
             Number(count),
-            Str(mount.destination),
-            Str(mount.kind),
-            Str(mount.source),
+            Raw(mount.destination),
+            Raw(mount.kind),
+            Raw(mount.source),
             Said(&Listed(mount.options))
         )));
     }

@@ -7,7 +7,7 @@ use crate::decimal::split_once;
 use crate::spec::Mount;
 use crate::sys::arena::List;
 use crate::text;
-use crate::text::Arg::Str;
+use crate::text::Arg::Raw;
 use crate::text::{Sink, Told, number_to};
 
 /// How a mount is made, in mount(2)'s bits.
@@ -29,11 +29,11 @@ const OPTIONS: &[u8] = b"ro:1 nosuid:2 nodev:4 noexec:8 rbind:R private:p rpriva
     atime:0 diratime:0 dirsync:0 iversion:0 loud:0 mand:0 noacl:0 noatime:0 nodiratime:0 noiversion:0 \
     nomand:0 norelatime:0 nostrictatime:0 relatime:0 remount:0 silent:0 strictatime:0 sync:0";
 
-fn letter(option: &str) -> Option<u8> {
+fn letter(option: &[u8]) -> Option<u8> {
     let mut options = OPTIONS
         .split(|&byte| byte == b' ')
         .filter_map(|known| split_once(known, b':'));
-    let (_, letter) = options.find(|(known, _)| *known == option.as_bytes())?;
+    let (_, letter) = options.find(|(known, _)| *known == option)?;
     letter.first().copied()
 }
 
@@ -53,25 +53,25 @@ fn propagation(letter: u8) -> u32 {
 /// What a bind mount's options ask for. A restriction stays, whatever undoes it later in the list.
 /// Error: the text of what the original says of an option that is unknown or not supported.
 #[inline(never)]
-pub fn flags(options: &[&str]) -> Result<Flags, Told> {
+pub fn flags(options: &[&[u8]]) -> Result<Flags, Told> {
     let mut flags = Flags::default();
     for &option in options {
         match letter(option) {
             Some(b'R') => flags.recursive = true,
             Some(b'x') => {
-                return Err(text!("mount option \"%\" is not supported", Str(option)).told());
+                return Err(text!("mount option \"%\" is not supported", Raw(option)).told());
             }
             Some(bit @ b'0'..=b'8') => flags.attributes |= u32::from(bit - b'0'),
             Some(letter) => flags.propagation |= propagation(letter),
-            None => return Err(text!("unknown mount option \"%\"", Str(option)).told()),
+            None => return Err(text!("unknown mount option \"%\"", Raw(option)).told()),
         }
     }
     Ok(flags)
 }
 
 /// How the root is mounted: `linux.rootfsPropagation`, rslave without it. Error: what the original says.
-pub fn root_flags(option: &str) -> Result<Flags, Told> {
-    let letter = letter(if option.is_empty() { "rslave" } else { option });
+pub fn root_flags(option: &[u8]) -> Result<Flags, Told> {
+    let letter = letter(if option.is_empty() { b"rslave" } else { option });
     match letter {
         Some(letter @ (b'p' | b'P' | b's' | b'S')) => Ok(Flags {
             attributes: 0,
@@ -80,7 +80,7 @@ pub fn root_flags(option: &str) -> Result<Flags, Told> {
         }),
         _ => Err(text!(
             "root mount propagation option must specify private or slave: \"%\"",
-            Str(option)
+            Raw(option)
         )
         .told()),
     }
@@ -92,19 +92,19 @@ pub fn entry(out: &mut List<u8>, mount: &Mount, destination: &[u8], source: &[u8
     out.push(if out.is_empty() { b'[' } else { b',' });
     string(out, b"{\"destination\":", destination);
     if !mount.kind.is_empty() {
-        string(out, b",\"type\":", mount.kind.as_bytes());
+        string(out, b",\"type\":", mount.kind);
     }
     if !source.is_empty() {
         string(out, b",\"source\":", source);
     }
     let mut before: &[u8] = b",\"options\":[";
-    let stale: &[&str] = if is_stale {
-        &["overlayfs_stale_read"]
+    let stale: &[&[u8]] = if is_stale {
+        &[b"overlayfs_stale_read"]
     } else {
         &[]
     };
     for option in mount.options.iter().chain(stale) {
-        string(out, before, option.as_bytes());
+        string(out, before, option);
         before = b",";
     }
     if before.len() == 1 {
@@ -132,8 +132,17 @@ fn string(out: &mut List<u8>, before: &[u8], text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{flags as flags_of, root_flags as root_flags_of, *};
     use linux_raw_sys::general::{MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
+
+    fn flags(options: &[&str]) -> Result<Flags, String> {
+        let options: Vec<&[u8]> = options.iter().map(|option| option.as_bytes()).collect();
+        flags_of(&options).map_err(|text| String::from_utf8_lossy(text).into_owned())
+    }
+
+    fn root_flags(option: &str) -> Result<Flags, String> {
+        root_flags_of(option.as_bytes()).map_err(|text| String::from_utf8_lossy(text).into_owned())
+    }
 
     #[test]
     fn options_are_flags_and_a_restriction_stays() {
@@ -152,11 +161,11 @@ mod tests {
     #[test]
     fn options_that_are_shared_or_unknown_are_refused_in_the_originals_words() {
         for option in ["shared", "rshared"] {
-            let text: &'static str = format!("mount option \"{option}\" is not supported").leak();
-            assert_eq!(flags(&["ro", option]), Err(text.as_bytes()));
+            let text = format!("mount option \"{option}\" is not supported");
+            assert_eq!(flags(&["ro", option]), Err(text));
         }
-        assert_eq!(flags(&["rro"]), Err(&b"unknown mount option \"rro\""[..]));
-        assert_eq!(flags(&[""]), Err(&b"unknown mount option \"\""[..]));
+        assert_eq!(flags(&["rro"]), Err("unknown mount option \"rro\"".into()));
+        assert_eq!(flags(&[""]), Err("unknown mount option \"\"".into()));
     }
 
     #[test]
@@ -165,20 +174,19 @@ mod tests {
         assert_eq!(root_flags("private").unwrap().propagation, MS_PRIVATE);
         assert!(root_flags("slave").unwrap().recursive);
         for option in ["shared", "rshared", "unbindable", "x", "rw"] {
-            let text: &'static str = format!(
+            let text = format!(
                 "root mount propagation option must specify private or slave: \"{option}\""
-            )
-            .leak();
-            assert_eq!(root_flags(option), Err(text.as_bytes()));
+            );
+            assert_eq!(root_flags(option), Err(text));
         }
     }
 
     #[test]
     fn the_list_is_json_as_go_reads_it() {
-        let mount = |kind, options: &'static [&'static str]| Mount {
-            destination: "/x",
+        let mount = |kind, options: &'static [&'static [u8]]| Mount {
+            destination: b"/x",
             kind,
-            source: "s",
+            source: b"s",
             options,
             read_only: false,
             served: true,
@@ -186,12 +194,12 @@ mod tests {
         let mut out = List::new();
         entry(
             &mut out,
-            &mount("bind", &["rbind", "r\"w"]),
+            &mount(b"bind", &[b"rbind", b"r\"w"]),
             b"/a\n\x1b\\",
             b"/b/s",
             true,
         );
-        entry(&mut out, &mount("", &[]), b"/c", b"", false);
+        entry(&mut out, &mount(b"", &[]), b"/c", b"", false);
         assert_eq!(
             String::from_utf8(out.to_vec()).unwrap(),
             r#"[{"destination":"/a\u000a\u001b\\","type":"bind","source":"/b/s","options":["rbind","r\"w","overlayfs_stale_read"]},{"destination":"/c"}"#

@@ -8,7 +8,7 @@ pub struct Packed(pub &'static [u8]);
 impl Packed {
     /// The text, in `room`; nothing where it does not fit.
     #[inline(never)]
-    pub fn unpack<'r>(self, room: &'r mut [u8]) -> &'r [u8] {
+    pub fn unpack(self, room: &mut [u8]) -> &[u8] {
         let mut len = 0;
         for &code in self.0 {
             len = spread(code, room, len);

@@ -9,7 +9,7 @@ use crate::decimal::{digit, split_once};
 use crate::json::{Event, Fault, Reader, Text};
 use crate::sys::arena::List;
 use crate::text;
-use crate::text::Arg::{Number, Raw, Said, Str};
+use crate::text::Arg::{Number, Raw, Said};
 use crate::text::{Say, Sink, Told};
 
 /// What start-up needs of a spec. Its strings are never freed: what start-up allocates lives as long as
@@ -17,19 +17,19 @@ use crate::text::{Say, Sink, Told};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spec {
     /// `root.path`, as written: absolute, or relative to the bundle.
-    pub root_path: &'static str,
+    pub root_path: Told,
     /// `root.readonly`.
     pub root_read_only: bool,
     /// All mounts, in order.
     pub mounts: List<Mount>,
     /// `linux.rootfsPropagation`; empty if it is not there.
-    pub propagation: &'static str,
+    pub propagation: Told,
     /// `process.cwd`; empty if it is not there.
-    pub cwd: &'static str,
+    pub cwd: Told,
     /// Annotations that override flags, `dev.gvisor.flag.NAME`: name and value.
-    pub overrides: List<(&'static str, &'static str)>,
+    pub overrides: List<(Told, Told)>,
     /// `process.apparmorProfile`, which is not applied; empty if it is not there.
-    pub apparmor: &'static str,
+    pub apparmor: Told,
     /// Whether `linux.seccomp` is there, which is not applied.
     pub has_seccomp: bool,
 }
@@ -38,13 +38,13 @@ pub struct Spec {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Where it lies below the root, absolute.
-    pub destination: &'static str,
+    pub destination: Told,
     /// Its type.
-    pub kind: &'static str,
+    pub kind: Told,
     /// What is mounted there.
-    pub source: &'static str,
+    pub source: Told,
     /// Its options.
-    pub options: &'static [&'static str],
+    pub options: &'static [Told],
     /// Whether `ro` is one of them.
     pub read_only: bool,
     /// Whether it gets a connection of its own.
@@ -71,13 +71,13 @@ pub enum Refusal {
     /// `windows` is there.
     Windows,
     /// `process.selinuxLabel` is there.
-    SeLinux(&'static str),
+    SeLinux(Told),
     /// A mount's destination is not absolute: its place in the list, and the destination.
-    RelativeMount(usize, &'static str),
+    RelativeMount(usize, Told),
     /// A pod's container that names no sandbox.
     NoSandboxId,
     /// A container type that is unknown.
-    ContainerType(&'static str),
+    ContainerType(Told),
 }
 
 impl Say for Refusal {
@@ -100,19 +100,19 @@ impl Say for Refusal {
             Self::Solaris => b"Spec.Solaris is not supported: ",
             Self::Windows => b"Spec.Windows is not supported: ",
             Self::SeLinux(label) => {
-                return text!("SELinux is not supported: %", Str(label)).say(to);
+                return text!("SELinux is not supported: %", Raw(label)).say(to);
             }
             Self::RelativeMount(at, destination) => {
                 return text!(
                     "Spec.Mounts[%] Mount.Destination must be an absolute path: %",
                     Number(*at as u64),
-                    Str(destination)
+                    Raw(destination)
                 )
                 .say(to);
             }
             Self::NoSandboxId => b"spec has container-type of container, but no sandbox ID set",
             Self::ContainerType(kind) => {
-                return text!("unknown container-type: %", Str(kind)).say(to);
+                return text!("unknown container-type: %", Raw(kind)).say(to);
             }
         });
     }
@@ -273,10 +273,10 @@ impl<T: Default> Items<T> {
 
 #[derive(Default)]
 struct RawMount {
-    destination: &'static str,
-    kind: &'static str,
-    source: &'static str,
-    options: Items<&'static str>,
+    destination: Told,
+    kind: Told,
+    source: Told,
+    options: Items<Told>,
 }
 
 /// What was read so far.
@@ -284,20 +284,20 @@ struct RawMount {
 struct Kept {
     has_process: bool,
     args: usize,
-    selinux: &'static str,
-    apparmor: &'static str,
+    selinux: Told,
+    apparmor: Told,
     has_root: bool,
-    root_path: &'static str,
+    root_path: Told,
     root_read_only: bool,
     mounts: Items<RawMount>,
-    container_type: Option<&'static str>,
+    container_type: Option<Told>,
     has_sandbox_id: bool,
     has_seccomp: bool,
     has_solaris: bool,
     has_windows: bool,
-    cwd: &'static str,
-    propagation: &'static str,
-    overrides: List<(&'static str, &'static str)>,
+    cwd: Told,
+    propagation: Told,
+    overrides: List<(Told, Told)>,
 }
 
 impl Kept {
@@ -305,11 +305,11 @@ impl Kept {
     fn forget(&mut self, place: Place) {
         match place {
             Place::Process => {
-                (self.has_process, self.args, self.selinux, self.apparmor) = (false, 0, "", "");
-                self.cwd = "";
+                (self.has_process, self.args, self.selinux, self.apparmor) = (false, 0, b"", b"");
+                self.cwd = b"";
             }
             Place::Root => {
-                (self.has_root, self.root_path, self.root_read_only) = (false, "", false)
+                (self.has_root, self.root_path, self.root_read_only) = (false, b"", false)
             }
             Place::Args => self.args = 0,
             Place::Mounts => self.mounts = Items::default(),
@@ -322,7 +322,7 @@ impl Kept {
                 (self.container_type, self.has_sandbox_id) = (None, false);
                 self.overrides.truncate(0);
             }
-            Place::Linux => (self.has_seccomp, self.propagation) = (false, ""),
+            Place::Linux => (self.has_seccomp, self.propagation) = (false, b""),
             Place::Seccomp => self.has_seccomp = false,
             Place::Solaris => self.has_solaris = false,
             Place::Windows => self.has_windows = false,
@@ -386,12 +386,12 @@ impl Kept {
     }
 
     /// Where a text at `place` is kept.
-    fn slot(&mut self, place: Place) -> Option<&mut &'static str> {
+    fn slot(&mut self, place: Place) -> Option<&mut Told> {
         Some(match place {
             Place::SeLinux => &mut self.selinux,
             Place::AppArmor => &mut self.apparmor,
             Place::RootPath => &mut self.root_path,
-            Place::ContainerType => self.container_type.insert(""),
+            Place::ContainerType => self.container_type.insert(b""),
             Place::Cwd => &mut self.cwd,
             Place::Propagation => &mut self.propagation,
             Place::Flag => &mut self.overrides.last_mut()?.1,
@@ -508,13 +508,13 @@ fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> V
             // By its one spelling, and empty until its value comes: null leaves it so.
             if of.place == Place::Annotations && key.begins_with(FLAG) {
                 let name = key.kept().get(FLAG.len()..).unwrap_or_default();
-                kept.overrides.push((name, ""));
+                kept.overrides.push((name, b""));
                 let place = Place::Flag;
                 return Value { place, kind, ..of };
             }
             let place = below(of.place, |known| key.chars().eq(known.chars()));
             if let Some(slot) = kept.slot(place) {
-                *slot = "";
+                *slot = b"";
             }
             Value { place, kind, ..of }
         }
@@ -636,7 +636,7 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
     mismatch.map_or(Ok(kept), Err)
 }
 
-const CONTAINER_KINDS: [&str; 2] = ["sandbox", "container"];
+const CONTAINER_KINDS: [Told; 2] = [b"sandbox", b"container"];
 
 impl Spec {
     /// Reads and checks a spec. The refusals are told in the order in which [`Refusal`] lists them.
@@ -649,7 +649,7 @@ impl Spec {
             .mounts
             .filled()
             .iter()
-            .position(|mount| !mount.destination.starts_with('/'));
+            .position(|mount| !mount.destination.starts_with(b"/"));
         let refusals = [
             (!kept.has_process, Refusal::NoProcess),
             (kept.args == 0, Refusal::NoArgs),
@@ -667,11 +667,11 @@ impl Spec {
                 .mounts
                 .filled()
                 .get(at)
-                .map_or("", |mount| mount.destination);
+                .map_or(&b""[..], |mount| mount.destination);
             return Err(Refusal::RelativeMount(at, destination));
         }
         match kept.container_type {
-            Some("container") if !kept.has_sandbox_id => return Err(Refusal::NoSandboxId),
+            Some(b"container") if !kept.has_sandbox_id => return Err(Refusal::NoSandboxId),
             Some(kind) if !CONTAINER_KINDS.contains(&kind) => {
                 return Err(Refusal::ContainerType(kind));
             }
@@ -682,7 +682,7 @@ impl Spec {
             kind: mount.kind,
             source: mount.source,
             options: List::of(mount.options.filled().iter().copied()).leak(),
-            read_only: mount.options.filled().contains(&"ro"),
+            read_only: mount.options.filled().contains(&&b"ro"[..]),
             served: is_served(mount),
         });
         Ok(Self {
@@ -711,8 +711,8 @@ impl Spec {
                 return;
             }
             for mount in self.mounts.iter_mut() {
-                let is_bind = mount.kind == "bind"
-                    || mount.options.iter().any(|&o| o == "bind" || o == "rbind");
+                let is_bind = mount.kind == b"bind"
+                    || mount.options.iter().any(|&o| o == b"bind" || o == b"rbind");
                 let is_left_out = !all_of_dev && is_sandbox_device(mount.destination);
                 mount.served = is_bind && !mount.source.is_empty() && !is_left_out;
             }
@@ -723,14 +723,14 @@ impl Spec {
 /// Whether a mount is served (gofer.md 2.6, the rule of 2018): a bind mount with a source, and not
 /// one of those that the sandbox makes itself below /dev.
 fn is_served(mount: &RawMount) -> bool {
-    mount.kind == "bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)
+    mount.kind == b"bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)
 }
 
 const SANDBOX_DEVICES: &[u8] = b"fd stdin stdout stderr null zero full random urandom shm pts ptmx";
 
-fn is_sandbox_device(destination: &str) -> bool {
+fn is_sandbox_device(destination: &[u8]) -> bool {
     let mut parts: List<&[u8]> = List::new();
-    for part in destination.as_bytes().split(|&byte| byte == b'/') {
+    for part in destination.split(|&byte| byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." => drop(parts.pop()),
@@ -750,6 +750,11 @@ fn is_sandbox_device(destination: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(bytes: &[u8]) -> &str {
+        core::str::from_utf8(bytes).unwrap()
+    }
+
     use crate::text::said;
 
     const PROCESS: &str = r#""process":{"args":["x"]}"#;
@@ -771,11 +776,11 @@ mod tests {
                "linux":{"seccomp":{}}"#,
         )
         .unwrap();
-        assert_eq!(spec.root_path, "a/\u{1f600}");
+        assert_eq!(text(spec.root_path), "a/\u{1f600}");
         assert!(spec.root_read_only && spec.has_seccomp);
         let served: Vec<(&str, bool)> = spec
             .served()
-            .map(|m| (m.destination, m.read_only))
+            .map(|m| (text(m.destination), m.read_only))
             .collect();
         assert_eq!(served, [("/a", true), ("/dev/ptsx", false)]);
     }
@@ -786,7 +791,7 @@ mod tests {
             r#""root":{"path":"/a"},"ROOT":{"Path":"/b"},"mountſ":[],"Root":{"readonly":true}"#,
         )
         .unwrap();
-        assert_eq!((spec.root_path, spec.root_read_only), ("/b", true));
+        assert_eq!((text(spec.root_path), spec.root_read_only), ("/b", true));
     }
 
     #[test]
@@ -794,7 +799,7 @@ mod tests {
         let mut bytes = format!("{{{PROCESS},\"root\":{{\"path\":\"/").into_bytes();
         bytes.extend(b"a\xff\xe2\x82b\"}}");
         assert_eq!(
-            Spec::read(&bytes).unwrap().root_path,
+            text(Spec::read(&bytes).unwrap().root_path),
             "/a\u{fffd}\u{fffd}\u{fffd}b"
         );
     }
@@ -832,11 +837,11 @@ mod tests {
             ),
             (
                 r#"{"process":{"args":["a"],"selinuxLabel":"l"},"root":{"path":"/"},"mounts":[{}]}"#,
-                Refusal::SeLinux("l"),
+                Refusal::SeLinux(b"l"),
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"mounts":[{"destination":"/a"},{"destination":"b"}]}"#,
-                Refusal::RelativeMount(1, "b"),
+                Refusal::RelativeMount(1, b"b"),
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"annotations":{"io.kubernetes.cri.container-type":"container"}}"#,
@@ -844,11 +849,11 @@ mod tests {
             ),
             (
                 r#"{"process":{"args":["a"]},"root":{"path":"/"},"annotations":{"io.kubernetes.cri.container-type":"x"}}"#,
-                Refusal::ContainerType("x"),
+                Refusal::ContainerType(b"x"),
             ),
         ];
-        for (text, refusal) in refusals {
-            assert_eq!(Spec::read(text.as_bytes()), Err(refusal), "{text}");
+        for (json, refusal) in refusals {
+            assert_eq!(Spec::read(json.as_bytes()), Err(refusal), "{json}");
         }
     }
 
@@ -864,7 +869,7 @@ mod tests {
             )
             .unwrap();
             spec.serve_by_later_rules(connections);
-            let served: Vec<&str> = spec.served().map(|mount| mount.destination).collect();
+            let served: Vec<&str> = spec.served().map(|mount| text(mount.destination)).collect();
             served.join(" ")
         };
         assert_eq!(served(0), "/a");
@@ -881,14 +886,19 @@ mod tests {
                "annotations":{"dev.gvisor.flag.debug":"1","x":"y","dev.gvisor.flag.debug":"0"}"#,
         )
         .unwrap();
-        assert_eq!((spec.cwd, spec.propagation), ("/w", "rslave"));
-        assert_eq!(*spec.overrides, [("debug", "1"), ("debug", "0")]);
+        assert_eq!((text(spec.cwd), text(spec.propagation)), ("/w", "rslave"));
+        let overrides: Vec<(&str, &str)> = spec
+            .overrides
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
+        assert_eq!(overrides, [("debug", "1"), ("debug", "0")]);
         let spec = read(
             r#""root":{"path":"/"},"linux":{"rootfsPropagation":"rslave"},"linux":null,
                "annotations":{"dev.gvisor.flag.debug":"1"},"annotations":null"#,
         )
         .unwrap();
-        assert_eq!((spec.cwd, spec.propagation), ("", ""));
+        assert_eq!((text(spec.cwd), text(spec.propagation)), ("", ""));
         assert!(spec.overrides.is_empty());
     }
 
@@ -954,7 +964,7 @@ mod tests {
         .unwrap();
         let served: Vec<(&str, &str, bool)> = spec
             .served()
-            .map(|m| (m.destination, m.source, m.read_only))
+            .map(|m| (text(m.destination), text(m.source), m.read_only))
             .collect();
         assert_eq!(served, [("/c", "/s", false)]);
     }

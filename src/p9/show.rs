@@ -42,7 +42,7 @@ impl Say for Shown<'_> {
                     to.put(b" ");
                     to.put(name);
                     to.put(b"=");
-                    show(kind.trim_ascii(), &mut from, to);
+                    show(as_number(kind.trim_ascii()), &mut from, to);
                 }
             }
         }
@@ -52,29 +52,51 @@ impl Say for Shown<'_> {
     }
 }
 
-fn show(kind: &[u8], from: &mut Reader<'_>, to: &mut dyn Sink) {
+/// A type's name as a number: to compare with eight bytes at once is less code than byte by byte.
+const fn as_number(name: &[u8]) -> u64 {
+    let (mut number, mut rest) = (0, name);
+    while let [byte, behind @ ..] = rest {
+        number = number << 8 | *byte as u64;
+        rest = behind;
+    }
+    number
+}
+
+const PERM: u64 = as_number(b"Perm");
+const GET_MASK: u64 = as_number(b"GetMask");
+const SET_MASK: u64 = as_number(b"SetMask");
+const TAG: u64 = as_number(b"Tag");
+const U8: u64 = as_number(b"u8");
+const U32: u64 = as_number(b"u32");
+const U64: u64 = as_number(b"u64");
+const SET_ATTR: u64 = as_number(b"SetAttr");
+const DATA: u64 = as_number(b"Data");
+const STR: u64 = as_number(b"Str");
+const LIST: u64 = as_number(b"List");
+
+fn show(kind: u64, from: &mut Reader<'_>, to: &mut dyn Sink) {
     let number = match kind {
-        b"Perm" => Octal(Perm::read(from).0.into()),
-        b"GetMask" => Hex(u64::read(from)),
-        b"SetMask" => Hex(u32::read(from).into()),
-        b"u8" => Number(u8::read(from).into()),
-        b"Tag" => Number(u16::read(from).into()),
-        b"u64" => Number(u64::read(from)),
-        b"SetAttr" => {
-            show(b"Perm", from, to);
-            for kind in [&b"u32"[..], b"u32", b"u64", b"u64", b"u64", b"u64", b"u64"] {
+        PERM => Octal(Perm::read(from).0.into()),
+        GET_MASK => Hex(u64::read(from)),
+        SET_MASK => Hex(u32::read(from).into()),
+        TAG => Number(u16::read(from).into()),
+        U8 => Number(u8::read(from).into()),
+        U64 => Number(u64::read(from)),
+        SET_ATTR => {
+            show(PERM, from, to);
+            for kind in [U32, U32, U64, U64, U64, U64, U64] {
                 to.put(b"/");
                 show(kind, from, to);
             }
             return;
         }
-        b"Data" => {
+        DATA => {
             Number(u32::read(from).into()).say(to);
             let _data = from.remaining();
             return to.put(b" bytes");
         }
-        b"Str" => return show_text(from, to),
-        b"List" => {
+        STR => return show_text(from, to),
+        LIST => {
             let count = u16::read(from);
             Number(count.into()).say(to);
             for _ in 0..count {

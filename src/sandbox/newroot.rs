@@ -34,7 +34,7 @@ pub const SERVED: &CStr = c"/root";
 /// What a connection serves: the root, or a bind mount below it.
 pub struct Place {
     /// Its destination in the spec.
-    pub name: &'static str,
+    pub name: &'static [u8],
     /// What is mounted, on the host.
     pub source: &'static CStr,
     /// Where, below the served root; without symlinks once it is made.

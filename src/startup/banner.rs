@@ -53,13 +53,13 @@ pub(crate) fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
 }
 
 /// Words with spaces between, as they are.
-pub(crate) struct Listed<'a>(pub(crate) &'a [&'a str]);
+pub(crate) struct Listed<'a>(pub(crate) &'a [&'a [u8]]);
 
 impl Say for Listed<'_> {
     fn say(&self, to: &mut dyn Sink) {
         for (at, word) in self.0.iter().enumerate() {
             to.put(if at > 0 { b" " } else { b"" });
-            to.put(word.as_bytes());
+            to.put(word);
         }
     }
 }

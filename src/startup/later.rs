@@ -78,17 +78,17 @@ pub(crate) fn places(
     is_l: bool,
 ) -> Result<&'static mut [Place], Fatal> {
     let mut places = List::new();
-    let mut add = |name: &'static str, source: &str, flags: Result<Flags, _>, read_only: bool| {
+    let mut add = |name: Told, source: Told, flags: Result<Flags, _>, read_only: bool| {
         let mut place = Place {
             name,
             source: c"",
-            path: name.as_bytes(),
+            path: name,
             flags: Flags::default(),
             tree: None,
         };
         if is_l {
-            place.source = c_string(&join(bundle, source.as_bytes()))?;
-            place.path = join(b"/", name.as_bytes().get(1..).unwrap_or_default()).leak();
+            place.source = c_string(&join(bundle, source))?;
+            place.path = join(b"/", name.get(1..).unwrap_or_default()).leak();
             place.flags = flags.map_err(refused)?;
         }
         place.flags.attributes |= u32::from(read_only); // MS_RDONLY
@@ -96,7 +96,7 @@ pub(crate) fn places(
         Ok(())
     };
     let flags = mounts::root_flags(spec.propagation);
-    add("/", spec.root_path, flags, spec.root_read_only)?;
+    add(b"/", spec.root_path, flags, spec.root_read_only)?;
     for mount in spec.served() {
         let flags = mounts::flags(mount.options);
         add(mount.destination, mount.source, flags, mount.read_only)?;
@@ -116,10 +116,10 @@ pub(crate) fn write_list(
     for mount in spec.mounts.iter() {
         let place = if mount.served { served.next() } else { None };
         let source = match mount.source {
-            "" => List::new(),
-            source => join(bundle, source.as_bytes()),
+            b"" => List::new(),
+            source => join(bundle, source),
         };
-        let path = place.map_or(mount.destination.as_bytes(), |place| place.path);
+        let path = place.map_or(mount.destination, |place| place.path);
         mounts::entry(
             &mut list,
             mount,

@@ -1,11 +1,12 @@
 //! The spec: found, read, told to the log.
 
 use gofer::cli::Options;
+use gofer::json::character;
 use gofer::log::Log;
 use gofer::sandbox::descriptors;
 use gofer::spec::{Refusal, Spec};
 use gofer::text;
-use gofer::text::Arg::{Of, Quoted, Said, Str};
+use gofer::text::Arg::{Of, Quoted, Raw, Said};
 use gofer::text::{Say, Sink};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -52,7 +53,7 @@ pub(crate) fn read_spec(
     if !profile.is_empty() {
         log.warning(text!(
             "AppArmor profile \"%\" is being ignored",
-            Str(profile)
+            Raw(profile)
         ));
     }
     if spec.has_seccomp {
@@ -76,13 +77,14 @@ impl Say for OneLine<'_> {
             space
         }) {
             let mut rest = word.trim_ascii_end();
-            while let Err(at) = core::str::from_utf8(rest) {
-                let (valid, behind) = rest.split_at_checked(at.valid_up_to()).unwrap_or_default();
-                to.put(valid);
-                to.put("\u{fffd}".as_bytes()); // as it was read
-                rest = behind.get(1..).unwrap_or_default();
+            while !rest.is_empty() {
+                let (len, text) = match character(rest) {
+                    Some((_, len)) => (len, rest.get(..len).unwrap_or_default()),
+                    None => (1, "\u{fffd}".as_bytes()), // as it was read
+                };
+                to.put(text);
+                rest = rest.get(len..).unwrap_or_default();
             }
-            to.put(rest);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Go's own reader, `main.go`, as one process that answers for each spec.
 
 use crate::harness::TempDir;
-use gofer::limits::MOUNTS;
 use gofer::spec::{Refusal, Spec};
 use gofer::text::{Say, Sink};
 use serde_json::{Value, json};
@@ -43,7 +42,7 @@ pub struct Told {
 /// Asks Go about all specs.
 pub fn ask(specs: &[impl AsRef<[u8]> + Sync]) -> Told {
     let mut child = Command::new(program())
-        .arg(MOUNTS.to_string())
+        .arg(MOST.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -83,6 +82,9 @@ impl Sink for Text {
     }
 }
 
+/// Mounts told of one spec; of the others only how many they are.
+const MOST: usize = 255;
+
 /// The same answer, of our reader.
 fn answer(read: &Result<Spec, Refusal>) -> Value {
     let spec = match read {
@@ -95,16 +97,19 @@ fn answer(read: &Result<Spec, Refusal>) -> Value {
                 "count": 0, "apparmor": "", "seccomp": false});
         }
     };
+    let text = |bytes| std::str::from_utf8(bytes).expect("UTF-8");
     let mounts: Vec<Value> = spec
-        .mounts
-        .iter()
+        .served()
+        .take(MOST)
         .map(|mount| {
-            json!({"destination": mount.destination, "type": mount.kind, "source": mount.source,
-                "options": mount.options, "read_only": mount.read_only})
+            let options: Vec<&str> = mount.options.iter().map(|option| text(option)).collect();
+            json!({"destination": text(mount.destination), "type": text(mount.kind),
+                "source": text(mount.source), "options": options, "read_only": mount.read_only})
         })
         .collect();
-    json!({"refusal": "", "root": spec.root_path, "read_only": spec.root_read_only, "mounts": mounts,
-        "count": spec.mount_count, "apparmor": spec.apparmor, "seccomp": spec.has_seccomp})
+    json!({"refusal": "", "root": text(spec.root_path), "read_only": spec.root_read_only,
+        "mounts": mounts, "count": spec.served().count(), "apparmor": text(spec.apparmor),
+        "seccomp": spec.has_seccomp})
 }
 
 /// What was compared.

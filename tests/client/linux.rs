@@ -1,6 +1,8 @@
 //! What Linux's own client needs and gVisor's does not: protocol.md 7. Locks are in `locks`.
 
-use crate::harness::{Launch, ROOT, Session, Tree, chmod, serve, session_of, spec, write_spec};
+use crate::harness::{
+    Launch, ROOT, Session, Tree, chmod, serve, serve_read_only, session_of, spec, write_spec,
+};
 use crate::p9::{
     Client, Data, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, QT_SPECIAL, SetAttr,
     refused,
@@ -571,6 +573,20 @@ fn write_by_another_user_than_root_drops_set_id_bits() {
         assert_eq!(tree.stat("a").mode() & 0o7777, after, "{before:o}");
         s.clunk(2).unwrap();
     }
+}
+
+/// Access 3 opens for neither, also where nothing may be changed.
+#[test]
+fn write_to_a_fid_opened_for_neither_leaves_set_id_bits() {
+    let tree = Tree::new();
+    tree.file("a", b"text");
+    chmod(&tree.path("a"), 0o6777);
+    let mut s = serve_read_only(&tree);
+    speak(&mut s);
+    attach_user(&mut s, 20, 1000);
+    s.open(20, 2, "a", 3).unwrap();
+    refused(s.write(2, 0, Data(b"T")), Errno::EBADF);
+    assert_eq!(tree.stat("a").mode() & 0o7777, 0o6777);
 }
 
 /// Linux walks from fids that are open, where it knows no others.

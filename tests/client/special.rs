@@ -5,7 +5,9 @@ use crate::harness::{
     Launch, Mount, Namespace, ROOT, Session, Tree, meanwhile, serve, session_of, spec,
     status_flags, write_spec,
 };
-use crate::p9::{Answer, Data, MSIZE, O_RDONLY, O_RDWR, O_WRONLY, QT_SPECIAL, SetAttr, refused};
+use crate::p9::{
+    Answer, Data, MSIZE, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, QT_SPECIAL, SetAttr, refused,
+};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
@@ -270,6 +272,21 @@ fn fifo_is_opened_without_waiting_and_its_descriptor_donated() {
         // Data goes by the descriptor alone.
         refused(s.read(2, 0, 10), Errno::ESPIPE);
         refused(s.write(3, 0, Data(b"x")), Errno::ESPIPE);
+    }
+}
+
+/// A shell's `> p`: there is nothing to cut off.
+#[test]
+fn fifo_opened_to_truncate_is_opened_as_without() {
+    for namespace in [None, Some(Namespace::User)] {
+        let tree = Tree::new();
+        fifo(&tree, "p");
+        let mut s = with(&tree, namespace, &["--host-fifo=open"]);
+        for (fid, access) in [(2, O_RDONLY), (3, O_WRONLY), (4, O_RDWR)] {
+            s.walk_to(ROOT, fid, "p").unwrap();
+            let reply = s.lopen(fid, access | O_TRUNC).unwrap();
+            reply.fd.expect("a descriptor");
+        }
     }
 }
 

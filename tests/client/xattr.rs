@@ -5,7 +5,7 @@ use crate::harness::{
     Launch, Mount, Namespace, ROOT, Session, Tree, chmod, serve, serve_mounts, serve_read_only,
     session_of, spec, write_spec,
 };
-use crate::p9::{Data, MSIZE, O_RDONLY, O_RDWR, O_WRONLY, refused};
+use crate::p9::{Data, MSIZE, NOID, O_RDONLY, O_RDWR, O_WRONLY, refused};
 use gofer::limits::XATTRS;
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
@@ -498,6 +498,58 @@ fn xattrcreate_is_ebadf_then_einval_then_e2big_and_leaves_the_fid() {
     }
     s.lopen(2, O_RDONLY).unwrap();
     refused(s.xattrcreate(2, b"user.a", 4, 0), Errno::EINVAL);
+}
+
+/// Whether it is read or written.
+#[test]
+fn fids_that_hold_a_value_are_no_directories_and_not_opened() {
+    let tree = Tree::new();
+    tree.dir("d");
+    set_on_host(&tree.path("d"), "user.a", b"value");
+    let mut s = serve(&tree);
+    s.walk_to(ROOT, 2, "d").unwrap();
+    s.walk_to(ROOT, 3, "d").unwrap();
+    s.xattrwalk(2, 2, b"user.a").unwrap();
+    s.xattrcreate(3, b"user.b", 1, 0).unwrap();
+    for fid in [2, 3] {
+        refused(s.walk(fid, 9, &[]), Errno::EBUSY);
+        refused(s.walk(fid, fid, &[b"x"]), Errno::EBUSY);
+        refused(s.lopen(fid, O_RDONLY), Errno::EINVAL);
+        refused(s.xattrcreate(fid, b"user.c", 1, 0), Errno::EINVAL);
+        refused(s.readdir(fid, 0, 4096), Errno::EINVAL);
+        refused(s.fsync(fid, 0), Errno::EINVAL);
+        refused(s.allocate(fid, 0, 0, 1), Errno::EINVAL);
+        refused(s.lcreate(fid, b"x", O_RDWR, 0o600, NOID), Errno::EINVAL);
+        refused(s.mkdir(fid, b"x", 0o700, NOID), Errno::EINVAL);
+        refused(s.unlinkat(fid, b"x", 0), Errno::EINVAL);
+    }
+    s.version(MSIZE, b"9P2000.L").unwrap();
+    for fid in [2, 3] {
+        refused(s.walk(fid, 9, &[]), Errno::EBUSY);
+        refused(s.lock(fid, 1, 0, 0, 0, 7, b"h"), Errno::EINVAL);
+    }
+    assert!(fs::read_dir(tree.path("d")).unwrap().next().is_none());
+}
+
+#[test]
+fn values_outlive_a_version_and_a_rename() {
+    on_files_and_directories(|s, fid, path| {
+        set_on_host(path, "user.a", &[7; 3000]);
+        s.xattrwalk(fid, 9, b"user.a").unwrap();
+        s.walk(fid, 10, &[]).unwrap();
+        s.xattrcreate(10, b"user.b", 5, 0).unwrap();
+        s.write(10, 0, Data(b"va")).unwrap();
+        s.version(100, b"9P2000.L").unwrap();
+        assert_eq!(s.read(9, 0, 3000).unwrap().data.0, [7; 100 - 11]);
+        s.version(MSIZE, b"9P2000.L.Google.13").unwrap();
+        s.rename(fid, ROOT, b"moved").unwrap();
+        s.write(10, 2, Data(b"lue")).unwrap();
+        s.clunk(10).unwrap();
+        let moved = path.with_file_name("moved");
+        assert_eq!(on_host(&moved, "user.b").unwrap(), b"value");
+        fs::rename(&moved, path).unwrap();
+        assert_eq!(s.read_all(9).unwrap(), [7; 3000]);
+    });
 }
 
 // ---- capacity ----

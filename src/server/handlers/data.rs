@@ -53,10 +53,12 @@ pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
         s.values.write(state.value(), t.offset, t.data.0)?
     } else {
         let open = state.opened()?;
-        if s.fs.access(open)?.is_read_only() {
+        let access = s.fs.access(open)?;
+        if access.is_read_only() {
             return Err(Errno::PERM);
         }
-        if s.link.linux {
+        // Access 3 is had on read-only attach points too, and writes nothing.
+        if s.link.linux && access.writes() {
             let user = s.fids.user(s.link.id, t.fid);
             if user != Uid::NONE && user != Uid(0) {
                 s.fs.drop_set_ids(state.node(), open)?;

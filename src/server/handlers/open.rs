@@ -36,7 +36,7 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
     let access = Access::of_flags(t.flags);
     let mut more = flags(s, t.flags);
     let truncate = t.flags & OFlags::TRUNC.bits() != 0;
-    more.set(OFlags::TRUNC, truncate);
+    more.set(OFlags::TRUNC, truncate && kind == FileType::RegularFile); // a FIFO has nothing to cut off
     if kind == FileType::Directory && (!access.is_read_only() || truncate) {
         return Err(Errno::ISDIR);
     }

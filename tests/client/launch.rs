@@ -474,6 +474,25 @@ fn missing_mount_points_and_the_working_directory_are_made_in_the_root() {
     s.finish(clients);
 }
 
+/// An image decides where its symlinks lead, and the way there may be as deep as a path can be.
+#[test]
+fn a_symlink_to_a_deep_place_costs_no_memory() {
+    let tree = with_sources();
+    let deep = "/a".repeat(500);
+    tree.link("loose", &deep);
+    let mounts = [bind(&tree, "src", "/loose", &["rbind"])];
+
+    let mut s = later(&tree, false, &mounts).start(&tree);
+
+    assert_eq!(s.destinations(), [deep]);
+    let client = s.connect(1);
+    let status = s.proc("status");
+    let most = status.split_once("VmHWM:").unwrap().1;
+    let most: u64 = most.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(most < 16 << 10, "{most} KiB");
+    s.finish(vec![client]);
+}
+
 #[test]
 fn a_read_only_root_has_its_mount_points_made_first_and_refuses_changes_then() {
     let tree = with_sources();

@@ -225,6 +225,8 @@ fn mount_point(root: BorrowedFd<'_>, path: &[u8], is_dir: bool) -> Result<OwnedF
                         path = longer.leak();
                         (dir, end) = (None, 0);
                     }
+                    // Made by another meanwhile, or gone again.
+                    Err(Errno::INVAL | Errno::NOENT) => {}
                     Err(errno) => return Err(errno),
                 }
             }

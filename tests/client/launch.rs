@@ -493,6 +493,27 @@ fn a_symlink_to_a_deep_place_costs_no_memory() {
     s.finish(vec![client]);
 }
 
+/// Two containers that share a root may make the same mount point.
+#[test]
+fn a_mount_point_that_another_makes_meanwhile_is_taken() {
+    for name in ["m", "file"] {
+        let tree = with_sources();
+        tree.dir("m");
+        tree.file("file", b"");
+        let source = if name == "m" { "src" } else { "single" };
+        let destination = format!("/{name}");
+        let mounts = [bind(&tree, source, &destination, &["rbind"])];
+        // It is there, but was not yet when it was looked for.
+        let inject = "inject=openat2:error=ENOENT:when=1..2";
+        let by = ["strace", "-f", "-o", "/dev/null", "-e", inject];
+
+        let mut s = later(&tree, false, &mounts).start_by(&tree, &by);
+
+        let client = s.connect(1);
+        s.finish(vec![client]);
+    }
+}
+
 #[test]
 fn a_read_only_root_has_its_mount_points_made_first_and_refuses_changes_then() {
     let tree = with_sources();

@@ -371,9 +371,12 @@ struct Escaped<'a>(&'a mut Line);
 impl Sink for Escaped<'_> {
     fn put(&mut self, text: &[u8]) {
         let mut rest = text;
-        while let [byte, behind @ ..] = rest {
+        while !self.0.is_cut
+            && let [byte, behind @ ..] = rest
+        {
             if self.0.room() < 6 {
                 self.0.spill(); // an escape is whole or not there
+                continue;
             }
             let mut len = 1;
             let code = match byte {

@@ -1564,3 +1564,26 @@ fn spec_longer_than_its_pipe_does_not_stop_the_start_and_tears_no_other_line() {
     assert!(lost > 0);
     assert_eq!(behind.last(), Some(&"All 9P servers exited."));
 }
+
+/// What does not fit is not tried again byte by byte, as often as a spec has bytes.
+#[test]
+fn spec_longer_than_its_pipe_is_given_up_at_once_in_every_format() {
+    for format in ["text", "json", "json-k8s"] {
+        let tree = Tree::new();
+        let mut value = spec(&tree.root(), false, &[]);
+        value["annotations"] = json!({"big": "x".repeat(100_000)});
+        write_spec(&tree.bundle(), &value);
+        let (log, _end) = pipe(&tree, "pipe", 65_536);
+        let trace = tree.outside("trace");
+        let mut words: Vec<OsString> = ["-f", "-e", "trace=write", "-o"].map(OsString::from).into();
+        words.extend([trace.clone().into(), binary().into(), log.into()]);
+        words.push(format!("--log-format={format}").into());
+        words.extend(["gofer", "--bundle"].map(OsString::from));
+        words.extend([tree.bundle().into(), "--io-fds".into(), "3".into()]);
+        let mut s = session_of(Launch::raw(&words).binary(Path::new("strace")));
+        s.getattr(ROOT, 0).unwrap();
+        assert_eq!(s.finish().code, Some(0));
+        let writes = text(&trace).matches("write(4, ").count();
+        assert!((16..200).contains(&writes), "{format}: {writes}");
+    }
+}

@@ -1515,6 +1515,26 @@ fn log_whose_reader_was_gone_before_the_start_does_not_stop_it() {
     assert_eq!(s.finish().code, Some(0));
 }
 
+/// A pipe by name that nobody has opened: it is not waited for, and who reads it later is told what is lost.
+#[test]
+fn log_whose_reader_has_not_come_yet_does_not_stop_the_start() {
+    let tree = plain();
+    let path = tree.outside("pipe");
+    mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+    let mut s = session_of(launch(&tree, &[&flag("log", &path)]));
+    s.getattr(ROOT, 0).unwrap();
+    let end = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(&path)
+        .unwrap();
+    assert_eq!(s.finish().code, Some(0));
+    let told = drained(&end);
+    let told = messages(&told);
+    assert!(told[0].starts_with("*** Dropped "), "{told:?}");
+    assert_eq!(told.last(), Some(&"All 9P servers exited."));
+}
+
 #[test]
 fn log_whose_disk_is_full_does_not_stop_the_server() {
     let tree = plain();

@@ -248,6 +248,19 @@ fn write_whole(target: Target, line: &[u8]) -> Result<(), Lost> {
     }
 }
 
+/// A line for standard error, if that takes it at once: it may be a log too.
+pub fn complain(text: &[u8]) {
+    let mut line = Line::new();
+    line.put(text);
+    let _lost = line.end(Target {
+        fd: 2,
+        format: Format::Text,
+        least: Level::Fatal,
+        is_socket: false,
+        may_block: true,
+    });
+}
+
 /// A line could not be written.
 struct Lost {
     /// Whether its beginning could.

@@ -905,6 +905,23 @@ fn a_list_that_nobody_reads_is_an_end() {
         .expect_end("writing the mounts to --mounts-fd: broken pipe");
 }
 
+/// Standard error is the debug log then, and takes no more.
+#[test]
+fn an_end_that_a_full_log_is_not_told_of_is_an_end() {
+    let tree = Tree::new();
+    let (_end, log) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut launch = later(&tree, false, &[])
+        .global("--debug-log-fd=50")
+        .edit(|spec| {
+            spec["annotations"] = json!({"big": "x".repeat(1_000_000)});
+            spec["root"]["path"] = json!("/missing");
+        });
+    launch.handed.push((log, 50));
+    let mut s = launch.start(&tree);
+    assert_eq!(s.read_list(), "");
+    assert_eq!(s.gofer.exit().code, Some(128));
+}
+
 /// Without privileges there is no root to be made.
 #[test]
 fn a_start_without_privileges_names_the_step() {

@@ -249,6 +249,19 @@ fn write_whole(target: Target, line: &[u8]) -> Result<(), Lost> {
     }
 }
 
+/// A line for standard error, if that takes it at once: it may be a log too.
+pub fn complain(text: &[u8]) {
+    let mut line = Line::new();
+    line.put(text);
+    let _lost = line.end(Target {
+        fd: 2,
+        format: Format::Text,
+        least: Level::Fatal,
+        is_socket: false,
+        may_block: true,
+    });
+}
+
 /// A line could not be written.
 struct Lost {
     /// Whether its beginning could.
@@ -372,9 +385,12 @@ struct Escaped<'a>(&'a mut Line);
 impl Sink for Escaped<'_> {
     fn put(&mut self, text: &[u8]) {
         let mut rest = text;
-        while let [byte, behind @ ..] = rest {
+        while !self.0.is_cut
+            && let [byte, behind @ ..] = rest
+        {
             if self.0.room() < 6 {
                 self.0.spill(); // an escape is whole or not there
+                continue;
             }
             let mut len = 1;
             let code = match byte {

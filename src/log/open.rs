@@ -172,8 +172,14 @@ fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, Told> {
 
 fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
     let path = c_path(path)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
-    move_up(openat(CWD, path, flags, Mode::from_raw_mode(mode))?)
+    let flags =
+        OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let open = |access| openat(CWD, path, flags | access, Mode::from_raw_mode(mode));
+    move_up(match open(OFlags::WRONLY) {
+        // A pipe that nobody reads yet, which is not waited for.
+        Err(Errno::NXIO) => open(OFlags::RDWR)?,
+        opened => opened?,
+    })
 }
 
 fn open_debug_log(

@@ -26,7 +26,7 @@ use crate::sys::inside::open_inside;
 use crate::sys::raw::unshare_mounts;
 use crate::text;
 use crate::text::Arg::{Of, Quoted, Signed, Str};
-use crate::text::{Say, Told};
+use crate::text::{Say, Sink, Told};
 
 /// Where the served root lies in the new root.
 pub const SERVED: &CStr = c"/root";
@@ -175,54 +175,69 @@ fn change(tree: &OwnedFd, flags: Flags) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Names made and symlinks to what is missing followed on the way to one mount point; as many as a path has.
-const TRIES: usize = LINK_BYTES;
+/// Names opened, names made and symlinks to what is missing followed on the way to one mount point. A path
+/// has half as many names as bytes, each of which may be both.
+const TRIES: usize = 2 * LINK_BYTES;
 
 /// The mount point `path` inside `root`, symlinks resolved there; what is missing is made, the last of it
 /// a directory or an empty file. Errors: openat2(2)'s, mkdirat(2)'s; `ELOOP` what is made is removed again
 /// and again.
 fn mount_point(root: BorrowedFd<'_>, path: &[u8], is_dir: bool) -> Result<OwnedFd, Errno> {
-    let mut path = path;
+    // Name by name, each opened from the root, since a symlink among them may lead anywhere inside. An image's
+    // symlink may be long, so the text is written over, and what is there is not looked at again.
+    let (mut path, mut text) = (path, List::new());
+    let (mut dir, mut end): (Option<OwnedFd>, _) = (None, 0);
     for _ in 0..TRIES {
-        match open_path(root, path) {
-            Err(Errno::NOENT) => {}
-            other => return other,
-        }
-        // The first name that is missing.
-        let (mut start, mut end) = (0, 0);
-        let mut upto = path;
-        while end < path.len() {
-            start = end + 1;
-            let rest = path.get(start..).unwrap_or_default();
-            end = start + rest.iter().take_while(|&&byte| byte != b'/').count();
-            upto = path.get(..end).unwrap_or_default();
-            if matches!(open_path(root, upto), Err(Errno::NOENT)) {
-                break;
+        let (before, name) = path.split_at_checked(end + 1).unwrap_or_default();
+        let upto = before.len() + name.iter().take_while(|&&byte| byte != b'/').count();
+        let (upto, behind) = path.split_at_checked(upto).unwrap_or_default();
+        text.truncate(0);
+        text.put(upto);
+        text.push(0);
+        match open_inside(root, c_str(&text)?, OFlags::empty()) {
+            Ok(point) if behind.is_empty() => return Ok(point),
+            Ok(found) => {
+                (dir, end) = (Some(found), upto.len());
+                continue;
             }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
         }
-        let (before, name) = upto.split_at_checked(start).unwrap_or_default();
-        let dir = open_path(root, before)?;
-        let name = c_path(name)?;
+        let above = dir.as_ref().map_or(root, |dir| dir.as_fd());
+        let name = c_str(text.get(before.len()..).unwrap_or_default())?;
         let mode = Mode::from_raw_mode(0o777);
-        let made = if is_dir || end < path.len() {
-            mkdirat(&dir, name, mode)
+        let made = if is_dir || !behind.is_empty() {
+            mkdirat(above, name, mode)
         } else {
-            mknodat(&dir, name, FileType::RegularFile, mode, 0)
+            mknodat(above, name, FileType::RegularFile, mode, 0)
         };
         match made {
             Ok(()) => {}
-            // A symlink to what is missing: that is made where the link leads.
             Err(Errno::EXIST) => {
-                let mut text = [0; LINK_BYTES];
-                let link = read_link(dir.as_fd(), name, &mut text)?;
-                let before = if link.starts_with(b"/") { b"" } else { before };
-                let behind = path.get(end..).unwrap_or_default();
-                path = List::of([before, link, behind].into_iter().flatten().copied()).leak();
+                let mut link = [0; LINK_BYTES];
+                match read_link(above, name, &mut link) {
+                    // A symlink to what is missing: that is made where the link leads.
+                    Ok(link) => {
+                        let mut longer = List::new();
+                        longer.put(if link.starts_with(b"/") { b"" } else { before });
+                        longer.put(link);
+                        longer.put(behind);
+                        path = longer.leak();
+                        (dir, end) = (None, 0);
+                    }
+                    // Made by another meanwhile, or gone again.
+                    Err(Errno::INVAL | Errno::NOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             Err(errno) => return Err(errno),
         }
     }
     Err(Errno::LOOP)
+}
+
+fn c_str(text: &[u8]) -> Result<&CStr, Errno> {
+    CStr::from_bytes_with_nul(text).map_err(|_| Errno::INVAL)
 }
 
 fn open_path(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {

@@ -26,9 +26,7 @@ pub(crate) fn step(what: &'static str) -> impl FnOnce(Errno) -> Fatal {
 /// or a path holds.
 pub(crate) fn complain(text: Told) {
     if !text.is_empty() {
-        let mut line = log::Line::new();
-        line.put(text);
-        let _lost = rustix::io::write(fixed(2), line.finish());
+        log::complain(text);
     }
 }
 

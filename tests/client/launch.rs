@@ -474,6 +474,46 @@ fn missing_mount_points_and_the_working_directory_are_made_in_the_root() {
     s.finish(clients);
 }
 
+/// An image decides where its symlinks lead, and the way there may be as deep as a path can be.
+#[test]
+fn a_symlink_to_a_deep_place_costs_no_memory() {
+    let tree = with_sources();
+    let deep = "/a".repeat(500);
+    tree.link("loose", &deep);
+    let mounts = [bind(&tree, "src", "/loose", &["rbind"])];
+
+    let mut s = later(&tree, false, &mounts).start(&tree);
+
+    assert_eq!(s.destinations(), [deep]);
+    let client = s.connect(1);
+    let status = s.proc("status");
+    let most = status.split_once("VmHWM:").unwrap().1;
+    let most: u64 = most.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(most < 16 << 10, "{most} KiB");
+    s.finish(vec![client]);
+}
+
+/// Two containers that share a root may make the same mount point.
+#[test]
+fn a_mount_point_that_another_makes_meanwhile_is_taken() {
+    for name in ["m", "file"] {
+        let tree = with_sources();
+        tree.dir("m");
+        tree.file("file", b"");
+        let source = if name == "m" { "src" } else { "single" };
+        let destination = format!("/{name}");
+        let mounts = [bind(&tree, source, &destination, &["rbind"])];
+        // It is there, but was not yet when it was looked for.
+        let inject = "inject=openat2:error=ENOENT:when=1..2";
+        let by = ["strace", "-f", "-o", "/dev/null", "-e", inject];
+
+        let mut s = later(&tree, false, &mounts).start_by(&tree, &by);
+
+        let client = s.connect(1);
+        s.finish(vec![client]);
+    }
+}
+
 #[test]
 fn a_read_only_root_has_its_mount_points_made_first_and_refuses_changes_then() {
     let tree = with_sources();
@@ -863,6 +903,23 @@ fn a_list_that_nobody_reads_is_an_end() {
     launch
         .start(&tree)
         .expect_end("writing the mounts to --mounts-fd: broken pipe");
+}
+
+/// Standard error is the debug log then, and takes no more.
+#[test]
+fn an_end_that_a_full_log_is_not_told_of_is_an_end() {
+    let tree = Tree::new();
+    let (_end, log) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut launch = later(&tree, false, &[])
+        .global("--debug-log-fd=50")
+        .edit(|spec| {
+            spec["annotations"] = json!({"big": "x".repeat(1_000_000)});
+            spec["root"]["path"] = json!("/missing");
+        });
+    launch.handed.push((log, 50));
+    let mut s = launch.start(&tree);
+    assert_eq!(s.read_list(), "");
+    assert_eq!(s.gofer.exit().code, Some(128));
 }
 
 /// Without privileges there is no root to be made.

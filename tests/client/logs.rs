@@ -1515,6 +1515,26 @@ fn log_whose_reader_was_gone_before_the_start_does_not_stop_it() {
     assert_eq!(s.finish().code, Some(0));
 }
 
+/// A pipe by name that nobody has opened: it is not waited for, and who reads it later is told what is lost.
+#[test]
+fn log_whose_reader_has_not_come_yet_does_not_stop_the_start() {
+    let tree = plain();
+    let path = tree.outside("pipe");
+    mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+    let mut s = session_of(launch(&tree, &[&flag("log", &path)]));
+    s.getattr(ROOT, 0).unwrap();
+    let end = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(&path)
+        .unwrap();
+    assert_eq!(s.finish().code, Some(0));
+    let told = drained(&end);
+    let told = messages(&told);
+    assert!(told[0].starts_with("*** Dropped "), "{told:?}");
+    assert_eq!(told.last(), Some(&"All 9P servers exited."));
+}
+
 #[test]
 fn log_whose_disk_is_full_does_not_stop_the_server() {
     let tree = plain();
@@ -1563,4 +1583,27 @@ fn spec_longer_than_its_pipe_does_not_stop_the_start_and_tears_no_other_line() {
     let (lost, _) = dropped(&told);
     assert!(lost > 0);
     assert_eq!(behind.last(), Some(&"All 9P servers exited."));
+}
+
+/// What does not fit is not tried again byte by byte, as often as a spec has bytes.
+#[test]
+fn spec_longer_than_its_pipe_is_given_up_at_once_in_every_format() {
+    for format in ["text", "json", "json-k8s"] {
+        let tree = Tree::new();
+        let mut value = spec(&tree.root(), false, &[]);
+        value["annotations"] = json!({"big": "x".repeat(100_000)});
+        write_spec(&tree.bundle(), &value);
+        let (log, _end) = pipe(&tree, "pipe", 65_536);
+        let trace = tree.outside("trace");
+        let mut words: Vec<OsString> = ["-f", "-e", "trace=write", "-o"].map(OsString::from).into();
+        words.extend([trace.clone().into(), binary().into(), log.into()]);
+        words.push(format!("--log-format={format}").into());
+        words.extend(["gofer", "--bundle"].map(OsString::from));
+        words.extend([tree.bundle().into(), "--io-fds".into(), "3".into()]);
+        let mut s = session_of(Launch::raw(&words).binary(Path::new("strace")));
+        s.getattr(ROOT, 0).unwrap();
+        assert_eq!(s.finish().code, Some(0));
+        let writes = text(&trace).matches("write(4, ").count();
+        assert!((16..200).contains(&writes), "{format}: {writes}");
+    }
 }

@@ -288,6 +288,7 @@ impl Fs {
     ///
     /// Errors: mode, `EBADF` a symlink, fchmod(2)'s; length, `EINVAL` neither a regular file nor
     /// a symlink, or 2^63 and more, `EBADF` a symlink, openat(2)'s, ftruncate(2)'s; times, utimensat(2)'s; owner, fchownat(2)'s.
+    #[inline(never)]
     pub fn change(&mut self, node: NodeId, open: OpenId, change: &Change) -> Result<(), Errno> {
         let mut last = Ok(());
         let mut note = |done: Result<(), Errno>| {

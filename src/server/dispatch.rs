@@ -64,6 +64,7 @@ pub struct Donating<R> {
 /// Errors that come before a handler's own: `EIO` not decodable, or a number that is not served
 /// (protocol.md 1.4, but on the request's own tag); `ENOSYS` the number of a reply.
 /// `EMSGSIZE` the reply has no room in the agreed message size.
+#[inline(never)]
 pub fn dispatch(
     session: &mut Session<'_>,
     header: Header,

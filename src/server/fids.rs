@@ -103,6 +103,7 @@ impl Linked for Record {
 }
 
 impl Record {
+    #[inline(never)]
     fn state(&self) -> State {
         let (node, open, value) = (self.node, self.open, self.value);
         if open.is_some() {

@@ -316,25 +316,53 @@ impl Fs {
         last
     }
 
-    pub(super) fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
+    fn set_mode(&self, node: NodeId, open: OpenId, perm: u32) -> Result<(), Errno> {
         if self.kind(node)? == FileType::Symlink {
             return Err(Errno::BADF);
         }
-        let mode = Mode::from_raw_mode(perm);
-        match (self.reopen, self.open_descriptor(open)) {
-            (Reopen::ProcFd, _) => {
-                let fd = self.descriptor(node, open)?;
-                chmodat(
-                    fixed(PROC_FD),
-                    number(fd, &mut [0; 11]),
-                    mode,
-                    AtFlags::empty(),
-                )
-            }
-            (Reopen::Parent, Ok(fd)) => fchmod(fd, mode),
+        if self.reopen == Reopen::ProcFd {
+            return self.set_mode_of(self.descriptor(node, open)?, perm);
+        }
+        match self.open_descriptor(open) {
+            Ok(fd) => self.set_mode_of(fd, perm),
             // Opening it would do something.
-            (Reopen::Parent, Err(_)) if !self.opens(self.kind(node)?, true) => Err(Errno::PERM),
-            (Reopen::Parent, Err(_)) => fchmod(self.open_again(node, open, OFlags::RDONLY)?, mode),
+            Err(_) if !self.opens(self.kind(node)?, true) => Err(Errno::PERM),
+            Err(_) => self.set_mode_of(self.open_again(node, open, OFlags::RDONLY)?.as_fd(), perm),
+        }
+    }
+
+    /// Gives a file just made to its owner, where that is given and differs. Its attributes afterwards.
+    ///
+    /// Errors: fstat(2)'s, fchownat(2)'s.
+    pub(super) fn own(&self, fd: BorrowedFd<'_>, owner: Owner) -> Result<Meta, Errno> {
+        let Owner { uid, gid, lenient } = owner;
+        let meta = Meta::of(fd)?;
+        let (has_uid, has_gid) = meta.owner();
+        if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
+            return Ok(meta);
+        }
+        match chown(fd, (uid, gid)) {
+            Err(Errno::PERM | Errno::INVAL) if lenient => {} // or ids that are not mapped here
+            done => done?,
+        }
+        let perm = meta.0.st_mode;
+        if lenient && perm & 0o6000 != 0 {
+            let _kept = self.set_mode_of(fd, perm);
+        }
+        Meta::of(fd)
+    }
+
+    /// Of a descriptor: without the clone of /proc/self/fd, of one that is open for data.
+    fn set_mode_of(&self, fd: BorrowedFd<'_>, perm: u32) -> Result<(), Errno> {
+        let mode = Mode::from_raw_mode(perm);
+        match self.reopen {
+            Reopen::ProcFd => chmodat(
+                fixed(PROC_FD),
+                number(fd, &mut [0; 11]),
+                mode,
+                AtFlags::empty(),
+            ),
+            Reopen::Parent => fchmod(fd, mode),
         }
     }
 
@@ -372,7 +400,7 @@ impl Fs {
 }
 
 /// fchownat(2) of a descriptor; NOUID and NOGID leave owner and group. Errors: its own.
-pub(super) fn chown(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<(), Errno> {
+fn chown(fd: BorrowedFd<'_>, (uid, gid): (Uid, Gid)) -> Result<(), Errno> {
     let uid = (uid != Uid::NONE).then(|| rustix::fs::Uid::from_raw(uid.0));
     let gid = (gid != Gid::NONE).then(|| rustix::fs::Gid::from_raw(gid.0));
     chownat(

@@ -9,7 +9,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attr::{Meta, Owner, hold};
-use super::file::{Reopen, number, own};
+use super::file::{Reopen, number};
 use super::name::{Name, NameBuffer};
 use super::tree::STEPS_PER_UNIT;
 use super::{Fs, NodeId, OpenId};
@@ -114,7 +114,7 @@ impl Fs {
             }
         });
         match opened
-            .and_then(|fd| own(fd.as_fd(), owner))
+            .and_then(|fd| self.own(fd.as_fd(), owner))
             .and_then(|meta| self.new_qid(parent, &meta))
         {
             Ok(qid) => Ok(qid),

@@ -7,11 +7,10 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, ftruncate, ope
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::attr::{Meta, Owner, chown};
+use super::attr::{Meta, Owner};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
 use crate::limits::{LINK_BYTES, PROC_FD};
-use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::{TableFd, fixed};
 use crate::sys::raw::connect_to_name;
 use crate::tables::Id;
@@ -201,15 +200,10 @@ impl Fs {
             host_access | more | ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let dir = self.directory(parent)?;
         let fd = openat(dir, host_name, host_flags, Mode::from_raw_mode(perm))?;
-        let made = own(fd.as_fd(), owner).and_then(|meta| {
+        let made = self.own(fd.as_fd(), owner).and_then(|meta| {
             let open = self.keep_open(fd, access)?;
             match self.add(parent, name, None, &meta) {
-                Ok(node) => {
-                    if owner.lenient && perm & 0o6000 != 0 {
-                        let _kept = self.set_mode(node, open, perm);
-                    }
-                    Ok((node, open))
-                }
+                Ok(node) => Ok((node, open)),
                 Err(errno) => {
                     self.release_open(open);
                     Err(errno)
@@ -313,20 +307,3 @@ pub(super) fn number<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8; 11]) -> &'b CS
 
 /// pwrite(2) calls for one Twrite; a regular file takes one.
 const WRITES: usize = 16;
-
-/// Gives a file just made to its owner, where that is given and differs. Its attributes afterwards.
-///
-/// Errors: fstat(2)'s, fchownat(2)'s.
-pub(super) fn own(fd: BorrowedFd<'_>, owner: Owner) -> Result<Meta, Errno> {
-    let Owner { uid, gid, lenient } = owner;
-    let meta = Meta::of(fd)?;
-    let (has_uid, has_gid) = meta.owner();
-    if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
-        return Ok(meta);
-    }
-    match chown(fd, (uid, gid)) {
-        Err(Errno::PERM | Errno::INVAL) if lenient => {} // or ids that are not mapped here
-        done => done?,
-    }
-    Meta::of(fd)
-}

@@ -57,11 +57,6 @@ pub struct Span {
 const LAST: u64 = i64::MAX.cast_unsigned();
 
 impl Span {
-    const ALL: Self = Self {
-        start: 0,
-        end: LAST,
-    };
-
     /// `length` bytes from `start` on; 0: all that follow. Error: `EINVAL` beyond what a file may have.
     pub fn new(start: u64, length: u64) -> Result<Self, Errno> {
         let end = match length {
@@ -207,6 +202,13 @@ impl Locks {
         })
     }
 
+    /// Whether a lock of a holder reaches beyond both ends of `span`; for a full table.
+    fn splits(&self, holder: Option<u32>, span: Span) -> bool {
+        self.ranges
+            .iter()
+            .any(|old| Some(old.holder) == holder && old.start < span.start && old.end > span.end)
+    }
+
     /// The last one takes its place.
     fn take_out(&mut self, at: usize) {
         self.live -= 1;
@@ -320,8 +322,12 @@ impl Fs {
                 return Ok(found);
             }
         }
-        // To give everything back takes no room.
-        if self.locks.live + 2 > LOCKS && !ask && (kind != LockKind::NONE || span != Span::ALL) {
+        // To give back takes room only where it leaves something on both sides.
+        let room = LOCKS - self.locks.live;
+        if room < 2
+            && !ask
+            && (kind != LockKind::NONE || room == 0 && self.locks.splits(known, span))
+        {
             return Err(Errno::NOLCK);
         }
         let at = match known {

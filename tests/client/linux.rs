@@ -540,14 +540,18 @@ fn lcreate_without_o_excl_of_a_name_that_is_there_is_estale() {
 }
 
 #[test]
-fn lcreate_keeps_set_id_bits_for_its_user() {
+fn lcreate_and_mknod_keep_set_id_bits_for_their_user() {
     let tree = Tree::new();
     chmod(&tree.root(), 0o777);
     let mut s = linux(&tree);
     attach_user(&mut s, 2, 1000);
+    s.mknod(2, b"b", libc::S_IFREG | 0o6755, 0, 0, 1000)
+        .unwrap();
     s.lcreate(2, b"a", O_RDWR, 0o6755, 1000).unwrap();
-    assert_eq!(tree.stat("a").mode() & 0o7777, 0o6755);
-    assert_eq!(tree.stat("a").uid(), 1000);
+    for name in ["a", "b"] {
+        assert_eq!(tree.stat(name).mode() & 0o7777, 0o6755, "{name}");
+        assert_eq!(tree.stat(name).uid(), 1000);
+    }
 }
 
 /// Linux's client of 2022 leaves it to the server.

@@ -397,6 +397,24 @@ fn locks_have_a_limit_and_beyond_it_enolck() {
     assert_eq!(lock(&mut s, 3, 200, WRITE, (0, 0)), DONE);
 }
 
+/// Whoever filled the table: what SQLite gives back piece by piece is given back.
+#[test]
+fn unlock_of_a_part_needs_no_room_unless_it_cuts_a_hole() {
+    let (_tree, mut s) = with_two_fids();
+    assert_eq!(lock(&mut s, 3, 200, WRITE, (0, 12)), DONE);
+    let mut at = 100;
+    while s.lock(2, WRITE, 0, at, 1, 100, HOST).is_ok() {
+        at += 2; // not touching
+    }
+    // One hole takes the last place.
+    assert_eq!(lock(&mut s, 3, 200, UNLOCK, (2, 2)), DONE);
+    refused(s.lock(3, UNLOCK, 0, 7, 2, 200, HOST), Errno::ENOLCK);
+    assert_eq!(lock(&mut s, 3, 200, UNLOCK, (10, 2)), DONE);
+    assert_eq!(lock(&mut s, 3, 200, UNLOCK, (0, 2)), DONE);
+    assert_eq!(lock(&mut s, 3, 200, UNLOCK, (4, 6)), DONE);
+    assert_eq!(lock(&mut s, 3, 201, WRITE, (0, 12)), DONE);
+}
+
 #[test]
 fn lock_holders_have_a_limit_and_beyond_it_enolck() {
     let (_tree, mut s) = with_two_fids();

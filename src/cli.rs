@@ -615,7 +615,7 @@ impl Say for Help {
             to.put(ACCEPTED.as_bytes());
             to.put(table.as_bytes());
         }
-        to.put(END.as_bytes());
+        to.put(crate::packed!(END.as_bytes()).unpack(&mut room));
     }
 }
 

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 
 use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
+use gofer::decimal::is_among;
 use gofer::fs::Fs;
 use gofer::fs::attach::Attach;
 use gofer::fs::attr::Special;
@@ -270,8 +271,7 @@ fn serve_logged(
 /// What `--host-uds` and `--host-fifo` allow; sockets are never made.
 fn special(options: &Options<'_>) -> Special {
     Special {
-        sockets: matches!(options.text("host-uds"), b"open" | b"all")
-            || options.flag("fsgofer-host-uds"),
+        sockets: is_among("open all", options.text("host-uds")) || options.flag("fsgofer-host-uds"),
         fifos: options.text("host-fifo") == b"open",
     }
 }

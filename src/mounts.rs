@@ -30,7 +30,9 @@ const OPTIONS: &[u8] = b"ro:1 nosuid:2 nodev:4 noexec:8 rbind:R private:p rpriva
     nomand:0 norelatime:0 nostrictatime:0 relatime:0 remount:0 silent:0 strictatime:0 sync:0";
 
 fn letter(option: &[u8]) -> Option<u8> {
-    let mut options = OPTIONS
+    let mut room = [0; OPTIONS.len()];
+    let mut options = crate::packed!(OPTIONS)
+        .unpack(&mut room)
         .split(|&byte| byte == b' ')
         .filter_map(|known| split_once(known, b':'));
     let (_, letter) = options.find(|(known, _)| *known == option)?;

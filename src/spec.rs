@@ -5,7 +5,7 @@
 //! [`SCHEMA`]), keys fold their case, a key that comes twice is read into what is there already, null
 //! leaves or takes away, and text is mended as Go mends it ([`crate::json`]).
 
-use crate::decimal::{digit, split_once};
+use crate::decimal::{digit, is_among, split_once};
 use crate::json::{Event, Fault, Reader, Text};
 use crate::sys::arena::List;
 use crate::text;
@@ -636,8 +636,6 @@ fn read(bytes: &[u8]) -> Result<Kept, Refusal> {
     mismatch.map_or(Ok(kept), Err)
 }
 
-const CONTAINER_KINDS: [Told; 2] = [b"sandbox", b"container"];
-
 impl Spec {
     /// Reads and checks a spec. The refusals are told in the order in which [`Refusal`] lists them.
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
@@ -672,7 +670,7 @@ impl Spec {
         }
         match kept.container_type {
             Some(b"container") if !kept.has_sandbox_id => return Err(Refusal::NoSandboxId),
-            Some(kind) if !CONTAINER_KINDS.contains(&kind) => {
+            Some(kind) if !is_among("sandbox container", kind) => {
                 return Err(Refusal::ContainerType(kind));
             }
             _ => {}
@@ -712,7 +710,7 @@ impl Spec {
             }
             for mount in self.mounts.iter_mut() {
                 let is_bind = mount.kind == b"bind"
-                    || mount.options.iter().any(|&o| o == b"bind" || o == b"rbind");
+                    || mount.options.iter().any(|o| is_among("bind rbind", o));
                 let is_left_out = !all_of_dev && is_sandbox_device(mount.destination);
                 mount.served = is_bind && !mount.source.is_empty() && !is_left_out;
             }
@@ -726,7 +724,7 @@ fn is_served(mount: &RawMount) -> bool {
     mount.kind == b"bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)
 }
 
-const SANDBOX_DEVICES: &[u8] = b"fd stdin stdout stderr null zero full random urandom shm pts ptmx";
+const SANDBOX_DEVICES: &str = "fd stdin stdout stderr null zero full random urandom shm pts ptmx";
 
 fn is_sandbox_device(destination: &[u8]) -> bool {
     let mut parts: List<&[u8]> = List::new();
@@ -739,10 +737,7 @@ fn is_sandbox_device(destination: &[u8]) -> bool {
     }
     match &*parts {
         [b"dev"] => true,
-        [b"dev", device, ..] => {
-            let mut devices = SANDBOX_DEVICES.split(|&byte| byte == b' ');
-            devices.any(|known| known == *device)
-        }
+        [b"dev", device, ..] => is_among(SANDBOX_DEVICES, device),
         _ => false,
     }
 }

@@ -157,11 +157,10 @@ fn open_inherited(
         return Err(Fatal(SPEAKS_9P));
     }
     checked.map_err(|(fd, errno)| {
-        let is_later = later.contains(&fd) && !options.io_fds.contains(&fd);
-        let what = if is_later {
-            "taking over"
-        } else {
+        let what = if options.io_fds.contains(&fd) {
             "err creating server on"
+        } else {
+            "taking over"
         };
         fatal(text!("% FD %: %", Str(what), Signed(fd.into()), Of(errno)))
     })?;

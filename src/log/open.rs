@@ -8,7 +8,7 @@ use super::{Format, Level, Log, Target};
 use crate::cli::{Contract, Options};
 use crate::clock::Civil;
 use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
-use crate::sandbox::descriptors::{adopt, move_up, standard_error};
+use crate::sandbox::descriptors::{copy, move_up};
 use crate::sandbox::newroot::fd_path;
 use crate::sys::arena::{List, c_path};
 use crate::sys::raw::wall_clock;
@@ -29,7 +29,7 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
         Contract::S => {
             let fd = match (named_log(options)?, options.number("debug-log-fd") >= 0) {
                 (Some(fd), _) => fd,
-                (None, _) => standard_error().map_err(|errno| cannot(b"standard error", errno))?,
+                (None, _) => copy(2).map_err(|errno| cannot(b"standard error", errno))?,
             };
             add(
                 log,
@@ -62,11 +62,11 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
                 add(log, placed, fd, LOG_FD, Format::Json, Level::Fatal);
             }
             if options.number("debug-log-fd") >= 0 {
-                let fd = adopt_log(options.number("debug-log-fd"))?;
-                let copy = move_up_copy(&fd)?;
+                let number = options.number("debug-log-fd");
+                let fd = copy_log(number)?;
                 add(log, placed, fd, DEBUG_LOG_FD, debug_format(options)?, least);
                 // What else is written to standard error goes there too.
-                placed.push((copy, 2));
+                placed.push((copy_log(number)?, 2));
             } else if !options.text("debug-log").is_empty() {
                 add(
                     log,
@@ -78,7 +78,7 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
                 );
             }
             if options.flag("alsologtostderr") {
-                let fd = standard_error().map_err(|errno| cannot(b"standard error", errno))?;
+                let fd = copy(2).map_err(|errno| cannot(b"standard error", errno))?;
                 add(
                     log,
                     placed,
@@ -147,7 +147,7 @@ fn format_of(name: &[u8]) -> Result<Format, Told> {
 /// `--log-fd`, or else `--log`.
 fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, Told> {
     if options.number("log-fd") >= 0 {
-        return adopt_log(options.number("log-fd")).map(Some);
+        return copy_log(options.number("log-fd")).map(Some);
     }
     if options.text("log").is_empty() {
         return Ok(None);
@@ -158,16 +158,11 @@ fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, Told> {
         .map_err(|errno| cannot(options.text("log"), errno))
 }
 
-fn adopt_log(number: i64) -> Result<OwnedFd, Told> {
+fn copy_log(number: i64) -> Result<OwnedFd, Told> {
     let fd = RawFd::try_from(number)
         .map_err(|_| Errno::BADF)
-        .and_then(adopt);
+        .and_then(copy);
     fd.map_err(|errno| text!("error opening log: FD %: %", Signed(number), Of(errno)).told())
-}
-
-fn move_up_copy(fd: &OwnedFd) -> Result<OwnedFd, Told> {
-    rustix::io::fcntl_dupfd_cloexec(fd, crate::limits::FIRST_FREE_FD)
-        .map_err(|errno| cannot(b"standard error", errno))
 }
 
 fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {

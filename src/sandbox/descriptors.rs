@@ -1,6 +1,7 @@
 //! Descriptors: the inherited ones taken over, moved or closed; those that start-up opens.
 
 use core::ffi::CStr;
+use core::mem::ManuallyDrop;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
@@ -67,9 +68,11 @@ pub fn move_up(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     fcntl_dupfd_cloexec(&fd, FIRST_FREE_FD)
 }
 
-/// A copy of standard error, clear of the fixed descriptors. Errors: fcntl(2)'s.
-pub fn standard_error() -> Result<OwnedFd, Errno> {
-    fcntl_dupfd_cloexec(crate::sys::fd::fixed(2), FIRST_FREE_FD)
+/// A copy of the inherited descriptor `number`, clear of the fixed ones; what was copied stays until
+/// [`settle`] closes it, or for ever below 3. Errors: `EBADF` not open; fcntl(2)'s.
+pub fn copy(number: RawFd) -> Result<OwnedFd, Errno> {
+    let fd = ManuallyDrop::new(inherit(number).ok_or(Errno::BADF)?);
+    fcntl_dupfd_cloexec(&*fd, FIRST_FREE_FD)
 }
 
 /// Puts `placed` at their numbers and placeholders at the fixed numbers that are left, and closes every

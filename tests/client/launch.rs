@@ -4,16 +4,19 @@
 use crate::harness::{Exit, Gofer, Launch, Mount, ROOT, Tree, meanwhile, serve, spec};
 use crate::p9::{Client, NOFID, O_RDONLY, O_RDWR, O_WRONLY, PATIENCE, RLERROR, refused};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
+use nix::fcntl::{OFlag, openat};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 // ---- as a runtime starts it ----
@@ -381,6 +384,144 @@ fn a_start_in_the_hosts_own_namespaces_leaves_its_mounts_alone() {
     let rest = s.connect(0);
     s.finish(vec![client, rest]);
     assert_eq!(host_mounts(), before);
+}
+
+// ---- order, and what is entered ----
+
+/// As in the launch of 2018: whatever takes a privilege is done before that privilege goes, and nothing of it
+/// behind the filter.
+#[test]
+fn the_root_is_made_before_capabilities_go_then_comes_chroot_then_the_filter() {
+    let tree = with_sources();
+    let mounts = [bind(&tree, "src", "/m", &["rbind", "ro"])];
+    let trace = tree.outside("trace");
+    let calls = "trace=unshare,mount,move_mount,pivot_root,umount2,capset,chroot,seccomp";
+    let trace_word = trace.to_str().unwrap();
+    let by = ["strace", "-f", "-qq", "-o", trace_word, "-e", calls];
+
+    let mut s = later(&tree, false, &mounts).start_by(&tree, &by);
+    let mut clients = vec![s.connect(0), s.connect(1)];
+    clients[1].walk_to(ROOT, 2, "here").unwrap();
+    s.finish(clients);
+
+    let text = fs::read_to_string(trace).unwrap();
+    let names = text.lines().filter_map(|line| line.split_once('('));
+    let mut called: Vec<&str> = names
+        .map(|(name, _)| name.rsplit(' ').next().unwrap())
+        .collect();
+    called.dedup();
+    let wanted = [
+        "unshare",
+        "mount",
+        "move_mount",
+        "pivot_root",
+        "umount2",
+        "mount", // changed: propagation, read-only
+        "capset",
+        "chroot",
+        "capset", // without CAP_SYS_CHROOT
+        "seccomp",
+    ];
+    assert_eq!(called, wanted, "{text}");
+}
+
+/// Seen by one who enters its mount namespace, above the root that it has changed to.
+#[test]
+fn its_namespace_holds_a_proc_of_its_own_and_what_is_served_and_nothing_of_the_host() {
+    let tree = with_sources();
+    let mounts = [bind(&tree, "src", "/m", &["rbind"])];
+    let mut s = later(&tree, false, &mounts).start(&tree);
+    let clients = vec![s.connect(0), s.connect(1)];
+    let namespace = File::open(format!("/proc/{}/ns/mnt", s.pid())).unwrap();
+
+    let inside = thread::spawn(move || {
+        let own = File::open("/proc/thread-self").unwrap();
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNS).unwrap();
+        let mounts = openat(&own, "mountinfo", OFlag::O_RDONLY, Mode::empty()).unwrap();
+        let mut text = String::new();
+        File::from(mounts).read_to_string(&mut text).unwrap();
+        let names = |place: &str| {
+            let entries = fs::read_dir(place).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            names
+        };
+        (text, names("/"), names("/proc"))
+    });
+    let (text, at_root, in_proc) = inside.join().unwrap();
+
+    let mut mounts: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+    mounts.sort_by_key(|fields| fields[4]);
+    let places: Vec<&str> = mounts.iter().map(|fields| fields[4]).collect();
+    assert_eq!(places, ["/", "/proc", "/root", "/root/m"], "{text}");
+    for (fields, options, kind) in [
+        (&mounts[0], "rw,nosuid,nodev,noexec", "tmpfs"),
+        (&mounts[1], "ro,nosuid,nodev,noexec", "proc"),
+    ] {
+        assert!(fields[5].starts_with(options), "{text}");
+        let mut behind = fields.iter().skip_while(|&&field| field != "-");
+        assert_eq!(behind.nth(1), Some(&kind), "{text}");
+    }
+    assert_eq!(at_root, ["proc", "root"]);
+    let processes = in_proc.iter().filter(|name| name.parse::<u32>().is_ok());
+    assert_eq!(processes.collect::<Vec<_>>(), ["1"]);
+    s.finish(clients);
+}
+
+/// A runtime may have read or written it just before.
+#[test]
+fn a_spec_is_read_from_its_start_wherever_its_descriptor_stands() {
+    let tree = with_sources();
+    let mounts = [bind(&tree, "src", "/m", &["rbind"])];
+    let mut file = File::from(memfd_create("spec", MFdFlags::MFD_CLOEXEC).unwrap());
+    let text = spec(&tree.root(), false, &mounts).to_string();
+    file.write_all(text.as_bytes()).unwrap();
+    assert_eq!(file.stream_position().unwrap(), text.len() as u64);
+    // The bundle's own names no mount.
+    let mut launch = later(&tree, false, &[]).sockets(2).flag("--spec-fd=50");
+    launch.handed.push((file.into(), 50));
+
+    let mut s = launch.start(&tree);
+
+    assert_eq!(s.destinations(), ["/m"]);
+    let mut clients = vec![s.connect(0), s.connect(1)];
+    clients[1].walk_to(ROOT, 2, "here").unwrap();
+    s.finish(clients);
+}
+
+#[test]
+fn standard_error_is_the_debug_log_then() {
+    let tree = Tree::new();
+    let mut s = later(&tree, false, &[]).start(&tree);
+    let client = s.connect(0);
+    let standard_error = fs::metadata(format!("/proc/{}/fd/2", s.pid())).unwrap();
+    let log = s.log.metadata().unwrap();
+    assert_eq!(
+        (standard_error.dev(), standard_error.ino()),
+        (log.dev(), log.ino())
+    );
+    s.finish(vec![client]);
+}
+
+/// Standard error is told of everything, also where its number is a log's.
+#[test]
+fn a_log_at_standard_error_and_also_there_is_served() {
+    let tree = Tree::new();
+    for log in ["--log-fd=2", "--debug-log-fd=2"] {
+        let mut s = later(&tree, false, &[])
+            .global(log)
+            .global("--alsologtostderr")
+            .start(&tree);
+        assert_eq!(s.read_list(), "[]", "{log}");
+        let client = s.connect(0);
+        drop(client);
+        s.gofer.sockets.clear();
+        let exit = s.gofer.exit();
+        assert_eq!(exit.code, Some(0), "{log}: {exit:?}");
+        assert!(exit.stderr.contains("All 9P servers exited."), "{log}");
+    }
 }
 
 // ---- mount points ----
@@ -893,6 +1034,50 @@ fn descriptors_that_are_not_there_are_named() {
     }
 }
 
+/// Each would be another's to close; a socket is none that any flag refuses for another reason.
+#[test]
+fn a_descriptor_that_is_named_twice_is_an_end() {
+    let tree = Tree::new();
+    let flags = [
+        "--log-fd",
+        "--debug-log-fd",
+        "--spec-fd",
+        "--mounts-fd",
+        "--sync-userns-fd",
+        "--io-fds",
+    ];
+    let pairs = (0..flags.len()).flat_map(|one| (0..one).map(move |other| (one, other)));
+    for (one, other) in pairs.chain([(5, 5)]) {
+        let (end, theirs) = UnixStream::pair().unwrap();
+        let mut launch = later(&tree, false, &[]);
+        for at in [one, other] {
+            let word = format!("{}=50", flags[at]);
+            launch = if at < 2 {
+                launch.global(&word)
+            } else {
+                launch.flag(&word)
+            };
+        }
+        launch.handed.push((theirs.into(), 50));
+
+        let mut s = launch.start(&tree);
+
+        let pair = format!("{} and {}", flags[one], flags[other]);
+        assert_eq!(s.read_list(), "", "{pair}");
+        let exit = s.gofer.exit();
+        assert_eq!(exit.code, Some(128), "{pair}: {exit:?}");
+        // The debug log may be the one that is named twice.
+        let mut told = s.log();
+        end.set_nonblocking(true).unwrap();
+        let _ = (&end).read_to_string(&mut told);
+        assert!(!told.is_empty(), "{pair}: {exit:?}");
+        for line in told.lines() {
+            let names = line.contains("FD 50: bad file descriptor");
+            assert!(names, "{pair}: {line}");
+        }
+    }
+}
+
 #[test]
 fn a_list_that_nobody_reads_is_an_end() {
     let tree = Tree::new();
@@ -968,7 +1153,7 @@ fn a_rootless_start_serves_with_one_id_mapped() {
 /// A root for the user namespace that the runtime has still to map: it starts as nobody, and the
 /// end of --sync-userns-fd says that the ids are there.
 fn unmapped(tree: &Tree) -> (Started, OwnedFd, u32) {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
     let mut launch = later(tree, false, &[])
         .rootless()
         .flag("--sync-userns-fd=50");
@@ -986,7 +1171,7 @@ fn unmapped(tree: &Tree) -> (Started, OwnedFd, u32) {
             }
         }
         assert!(begun.elapsed() < PATIENCE, "not started: {}", s.log());
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 

@@ -123,6 +123,11 @@ command -v linux.uml >/dev/null || die "no linux.uml: ./build.sh v9fs installs i
 case ${1-} in
     ci) export FSX_STEPS=1000; ci_plan | run_plan ;;
     all) all_plan | run_plan ;;
-    "") die "which suites? $suites, ci or all" ;;
-    *) for config in ${CONFIG-tmpfs-none-client-131072}; do say "$config $*"; done | run_plan ;;
+    "") die "which suites? ${suites//$'\n'/ }, ci or all" ;;
+    *)
+        for suite in "$@"; do
+            grep -qx "$suite" <<<"$suites" || die "no suite $suite; there are ${suites//$'\n'/ }, ci and all"
+        done
+        for config in ${CONFIG-tmpfs-none-client-131072}; do say "$config $*"; done | run_plan
+        ;;
 esac

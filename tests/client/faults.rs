@@ -675,3 +675,58 @@ fn every_fault_in_the_list_names_a_test_that_exists() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(rows >= 66, "only {rows} rows");
 }
+
+/// The tables that end in a column of tests: README's differences, and what SECURITY.md promises.
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = BTreeSet::new();
+    tests_below(&package.join("tests"), &mut tests);
+    let mut sentences = BTreeSet::new();
+    let (mut rows, mut wrong) = (0, Vec::new());
+    for document in ["README.md", "SECURITY.md"] {
+        let text = fs::read_to_string(package.join(document)).unwrap();
+        let mut is_inside = false;
+        for line in text.lines() {
+            let mut cells = line.trim_matches('|').split('|').map(str::trim);
+            let (first, last) = (cells.next().unwrap_or_default(), cells.next_back());
+            let Some(last) = last.filter(|_| line.starts_with('|')) else {
+                is_inside = false;
+                continue;
+            };
+            if matches!(last, "test" | "tests") {
+                is_inside = true;
+            } else if is_inside && !last.starts_with("--") {
+                rows += 1;
+                let named: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+                if named.is_empty() {
+                    wrong.push(format!("{document}: no test: {line}"));
+                }
+                for name in named.iter().filter(|&&name| !tests.contains(name)) {
+                    wrong.push(format!("{document}: no test {name}"));
+                }
+                if document == "SECURITY.md" {
+                    sentences.insert(first.to_owned());
+                }
+            }
+        }
+        if document == "README.md" {
+            assert!(rows >= 50, "only {rows} rows");
+        }
+    }
+    let readme = fs::read_to_string(package.join("README.md")).unwrap();
+    let (_, model) = readme.split_once("\n## Security model\n").unwrap();
+    let (model, _) = model.split_once("\n## ").unwrap();
+    let numbered = model.lines().filter_map(|line| line.split_once(". "));
+    let numbers: Vec<&str> = numbered
+        .map(|(number, _)| number)
+        .filter(|number| number.parse::<u8>().is_ok())
+        .collect();
+    assert!(numbers.len() >= 7, "{numbers:?}");
+    for number in numbers {
+        if !sentences.contains(number) {
+            wrong.push(format!("SECURITY.md: nothing on sentence {number}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

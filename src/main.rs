@@ -156,25 +156,20 @@ fn open_inherited(
     if is_l && options.flag("lisafs") {
         return Err(Fatal(SPEAKS_9P));
     }
-    checked.map_err(|(fd, errno)| {
-        let what = if options.io_fds.contains(&fd) {
-            "err creating server on"
-        } else {
-            "taking over"
-        };
-        fatal(text!("% FD %: %", Str(what), Signed(fd.into()), Of(errno)))
-    })?;
+    checked.map_err(|(fd, errno)| unusable(options, fd, errno))?;
     let sockets = adopt_sockets(options)?;
     let later = later.map(|fd| descriptors::adopt(fd).ok());
     Ok(Inherited { sockets, later })
 }
 
-fn no_server(number: RawFd, errno: Errno) -> Fatal {
-    fatal(text!(
-        "err creating server on FD %: %",
-        Signed(number.into()),
-        Of(errno)
-    ))
+/// Why a descriptor that the command line names is no use; the words for a socket are the original's.
+fn unusable(options: &Options<'_>, fd: RawFd, errno: Errno) -> Fatal {
+    let what = if options.io_fds.contains(&fd) {
+        "err creating server on"
+    } else {
+        "taking over"
+    };
+    fatal(text!("% FD %: %", Str(what), Signed(fd.into()), Of(errno)))
 }
 
 /// Offset of the host's zone, read once, before the chroot; UTC where it cannot be had.
@@ -278,7 +273,8 @@ fn special(options: &Options<'_>) -> Special {
 fn adopt_sockets(options: &Options<'_>) -> Result<List<(OwnedFd, RawFd)>, Fatal> {
     let mut sockets = List::new();
     for &number in options.io_fds.iter() {
-        let socket = descriptors::adopt(number).map_err(|errno| no_server(number, errno))?;
+        let socket =
+            descriptors::adopt(number).map_err(|errno| unusable(options, number, errno))?;
         sockets.push((socket, number));
     }
     Ok(sockets)

@@ -6,7 +6,7 @@ use gofer::sys::fd::fixed;
 use gofer::text;
 use gofer::text::Arg::{Of, Str};
 use gofer::text::{Say, Sink, Text, Told};
-use rustix::fd::RawFd;
+use rustix::fd::{AsFd, RawFd};
 use rustix::io::Errno;
 
 /// Why start-up ends, with 128: one line that names the step, the file and the errno; empty if it was
@@ -35,11 +35,15 @@ pub(crate) fn say(fd: RawFd, text: Text<'_>) {
     let mut line = List::new();
     text.say(&mut line);
     line.put(b"\n");
-    let mut rest = &*line;
+    let _lost = write_all(fixed(fd), &line);
+}
+
+/// Writes all of `bytes`, waiting where it must. Errors: write(2)'s; `EIO` it takes nothing.
+pub(crate) fn write_all(fd: impl AsFd, bytes: &[u8]) -> Result<(), Errno> {
+    let mut rest = bytes;
     while !rest.is_empty() {
-        match rustix::io::write(fixed(fd), rest) {
-            Ok(count) if count > 0 => rest = rest.get(count..).unwrap_or_default(),
-            _ => return,
-        }
+        let count = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
+        rest = rest.get(count..).filter(|_| count > 0).ok_or(Errno::IO)?;
     }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_uid};
 
-use super::fatal::{Fatal, fatal, step};
+use super::fatal::{Fatal, fatal, step, write_all};
 use super::paths::{c_string, join};
 
 /// What the later contract makes of a spec: its annotations override flags, other mounts are served, and
@@ -132,11 +132,5 @@ pub(crate) fn write_list(
         list.push(b'[');
     }
     list.push(b']');
-    let mut rest = &*list;
-    while !rest.is_empty() {
-        let count = rustix::io::retry_on_intr(|| rustix::io::write(fd, rest))
-            .map_err(step("writing the mounts to --mounts-fd"))?;
-        rest = rest.get(count..).unwrap_or_default();
-    }
-    Ok(())
+    write_all(fd, &list).map_err(step("writing the mounts to --mounts-fd"))
 }

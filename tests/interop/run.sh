@@ -24,18 +24,9 @@ export GOCACHE=$work/gocache GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GO111MODU
 say() { printf '%s\n' "$*"; }
 die() { printf 'interop: %s\n' "$*" >&2; exit 1; }
 
-# Installs Debian packages that are missing, where that may be done; names them otherwise.
-need_packages() {
-    local missing=()
-    for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    [ ${#missing[@]} -eq 0 ] && return
-    command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ] || die "missing packages: ${missing[*]} (as root: apt-get install -y ${missing[*]})"
-    say "installing ${missing[*]}"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
-        >"$work/packages.log" 2>&1 || { tail -n 20 "$work/packages.log" >&2; die "cannot install ${missing[*]}"; }
-}
+packages_log=$work/packages.log
+# shellcheck source=tests/packages.sh
+. "$top/tests/packages.sh"
 
 # Whether a go is late enough for the client package.
 is_late() {

@@ -5,10 +5,10 @@ use core::arch::asm;
 use core::ffi::CStr;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
-    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS,
-    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, kernel_sigaction, kernel_sigset_t, pollfd,
-    timespec,
+    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl,
+    __NR_mount_setattr, __NR_ppoll, __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_unshare,
+    AT_EMPTY_PATH, AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE,
+    SIGXFSZ, flock, kernel_sigaction, kernel_sigset_t, mount_attr, pollfd, timespec,
 };
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
@@ -94,6 +94,32 @@ pub fn no_new_privs() -> Result<(), Errno> {
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: no pointers; of what may be shared, the mount namespace alone is not any more.
     check(unsafe { syscall4(__NR_unshare, CLONE_NEWNS as usize, 0, 0, 0) }).map(|_| ())
+}
+
+/// Sets `attributes` (MOUNT_ATTR_*) on the mount that `tree` is the root of, and on all below it
+/// (mount_setattr(2)). Errors: `ENOSYS` before Linux 5.12; `EINVAL` no mount's root; `EPERM` no CAP_SYS_ADMIN.
+pub fn restrict_mounts(tree: BorrowedFd<'_>, attributes: u32) -> Result<(), Errno> {
+    let change = mount_attr {
+        attr_set: attributes.into(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let fd = tree.as_raw_fd().cast_unsigned() as usize;
+    let (path, at) = (c"".as_ptr().addr(), core::ptr::from_ref(&change).addr());
+    let flags = (AT_EMPTY_PATH | AT_RECURSIVE) as usize;
+    // SAFETY: the kernel reads an empty path and one mount_attr, whose size is given last.
+    check(unsafe {
+        syscall5(
+            __NR_mount_setattr,
+            fd,
+            path,
+            flags,
+            at,
+            size_of::<mount_attr>(),
+        )
+    })
+    .map(|_| ())
 }
 
 /// Ignores SIGPIPE and SIGXFSZ: a log that is a pipe may lose its reader, and a file may reach

@@ -22,7 +22,7 @@ use gofer::log::{self, Log};
 use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
-use gofer::sandbox::{caps, descriptors, detached, root};
+use gofer::sandbox::{caps, descriptors, detached, landlock, root};
 use gofer::server::dispatch::Policy;
 use gofer::server::{SPEAKS_9P, Server};
 use gofer::spec::Spec;
@@ -239,6 +239,7 @@ fn serve_logged(
         }
     }
     detach(places, restricts, log);
+    let rules = landlock::rules(places);
     let special = special(options);
     let attaches = open_attach_points(&spec, &root_path, places, sockets, (special, reopen), log)?;
     match detached::enter_empty() {
@@ -262,7 +263,7 @@ fn serve_logged(
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
-    install_filter(reopen, special.sockets, log)?;
+    install_filter(reopen, special.sockets, rules, log)?;
     entry::SERVING.store(true, Ordering::Relaxed);
     match server.serve() {
         Ok(()) => log.info(text!("All 9P servers exited.")),
@@ -429,7 +430,12 @@ fn open_attach_points(
     Ok(attaches)
 }
 
-fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal> {
+fn install_filter(
+    reopen: Reopen,
+    sockets: bool,
+    rules: Result<OwnedFd, Errno>,
+    log: &Log,
+) -> Result<(), Fatal> {
     let modes = match reopen {
         Reopen::ProcFd if sockets => {
             root::work_in_proc_fd().map_err(step("entering the clone of /proc/self/fd"))?;
@@ -448,6 +454,10 @@ fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal>
     raw::no_new_privs().map_err(step(
         "Failed to install seccomp filters: Failed to set no_new_privs",
     ))?;
+    match rules.and_then(|rules| raw::landlock_restrict(rules.as_fd())) {
+        Ok(()) => log.info(text!("Landlock rules installed.")),
+        Err(errno) => log.warning(text!("No Landlock rules: %", Of(errno))),
+    }
     seccomp::install(modes).map_err(step(
         "Failed to install seccomp filters: Failed to set filter",
     ))?;

@@ -6,11 +6,13 @@
 //! 3. `root`: umask 0, chroot, chdir;
 //! 4. `detached`: clones of what is served are taken, and the root becomes an empty directory; then `caps`: five
 //!    are left;
-//! 5. `seccomp`: the system calls of one table are left.
+//! 5. `landlock`: no file but below what is served;
+//! 6. `seccomp`: the system calls of one table are left.
 
 pub mod caps;
 pub mod descriptors;
 pub mod detached;
+pub mod landlock;
 pub mod newroot;
 pub mod root;
 pub mod seccomp;

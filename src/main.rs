@@ -29,7 +29,7 @@ use gofer::spec::Spec;
 use gofer::sys::arena::List;
 use gofer::sys::args::Args;
 use gofer::sys::memory;
-use gofer::sys::{raw, relro};
+use gofer::sys::{image, raw};
 use gofer::tables::Key;
 use gofer::text;
 use gofer::text::Arg::{Flag, Hex, Number, Of, Quoted, Raw, Said, Signed, Str};
@@ -45,7 +45,7 @@ use startup::reading::read_spec;
 
 /// The program's exit code.
 fn start(args: Args) -> i32 {
-    if relro::protect().is_err() {
+    if image::protect().is_err() {
         return 128; // nothing is open yet, and nothing is told of it: the linker always makes the range
     }
     let words = List::of((1..).map_while(|at| args.get(at)));

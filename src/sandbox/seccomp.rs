@@ -149,8 +149,7 @@ table! {
     ALWAYS __NR_recvfrom "recvfrom" [(3, Is(RECV_FLAGS)), (4, Zero), (5, Zero)] "requests; no descriptors";
     ALWAYS __NR_sendto "sendto" [(3, Is(SEND_FLAGS)), (4, Zero), (5, Zero)] "replies";
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
-    ALWAYS __NR_fstat "fstat" [] "attributes; the kind of what was opened";
-    ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))] "walks to a known file; names compared";
+    ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(NOFOLLOW_EMPTY))] "attributes; the kind of what was opened; names compared";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW | OFlags::PATH.bits()))] "walks: a path, not the file";
     BY_PARENT __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW))] "Tlopen of a held file";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))] "Tlcreate: a new file, never an old one";

@@ -3,11 +3,9 @@
 use core::ops::Range;
 
 use linux_raw_sys::general::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
-use rustix::fd::{OwnedFd, RawFd};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
-};
+use rustix::fd::{AsFd, OwnedFd, RawFd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
@@ -20,6 +18,7 @@ use crate::p9::messages::{
 };
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
+use crate::sys::raw::send;
 use crate::tables::Id;
 
 /// Events of ppoll(2), as its entries have them.
@@ -297,19 +296,8 @@ impl Connection {
                 .first()
                 .map_or(self.replies.end, |donation| donation.at);
             let bytes = self.output.get(start..end).unwrap_or_default();
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let sent = match donated.and_then(|donation| fs.donated(donation.open)) {
-                None => send(&self.socket, bytes, flags),
-                Some(fd) => {
-                    let mut space =
-                        [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                    let mut control = SendAncillaryBuffer::new(&mut space);
-                    let fds = [fd];
-                    let _fits = control.push(SendAncillaryMessage::ScmRights(&fds));
-                    sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)
-                }
-            };
-            match sent {
+            let fd = donated.and_then(|donation| fs.donated(donation.open));
+            match send(self.socket.as_fd(), bytes, fd) {
                 Ok(count) => {
                     self.replies.start += count;
                     if donated.is_some() && count > 0 {

@@ -1,7 +1,6 @@
-//! Links the program, and nothing else, against musl's start files and `libc.a`, as a static PIE.
+//! Links the program, and nothing else, against musl's `libc.a`, as a static PIE whose entry is its own.
 //!
-//! On the target `*-linux-musl` rustc does this by itself and the script does nothing.
-//! Elsewhere `core` knows no libc, so the same source links with Debian's `musl-dev`.
+//! `core` knows no libc, so it links with Debian's `musl-dev`, of which it takes `memcpy` and its like.
 //! The archive is named by its full path: rustc puts `-Bdynamic` before link arguments, and `-lc`
 //! would take musl's shared library.
 
@@ -36,7 +35,7 @@ fn main() {
         script.display()
     );
     // Relocations are done before main, so all that they touch can be read-only from then on
-    // (sys/relro.rs asks for it; musl does not). No build id: two builds give the same bytes.
+    // (sys/image.rs does and asks for it). No build id: two builds give the same bytes.
     let args = [
         "-nostartfiles",
         "-nodefaultlibs",

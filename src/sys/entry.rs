@@ -60,8 +60,10 @@ unsafe extern "C" fn begin(stack: *const usize, image: *mut u8, dynamic: *const 
     unsafe { relocate(image, dynamic) };
     // SAFETY: the kernel put argc there.
     let argc = unsafe { *stack };
-    // SAFETY: and behind it argv, which nothing changes.
-    let args = unsafe { Args::from_stack(argc, stack.add(1).cast()) };
+    // SAFETY: and behind it argv.
+    let argv = unsafe { stack.add(1) };
+    // SAFETY: which nothing changes.
+    let args = unsafe { Args::from_stack(argc, argv.cast()) };
     exit(crate::start(args))
 }
 

@@ -21,8 +21,8 @@ const DT_RELR: usize = 36;
 /// Its bytes.
 const DT_RELRSZ: usize = 35;
 
-/// Adds the address of the image to each word that the linker lists. Anything but such words would be a link
-/// that [`protect`]'s test refuses. Called once, before anything that needs an address from memory.
+/// Adds the address of the image to each word that the linker lists. It lists nothing else: a test looks.
+/// Called once, before anything that needs an address from memory.
 ///
 /// # Safety
 /// `base` and `dynamic` are the start of the image and its `_DYNAMIC`, and nothing was relocated yet.
@@ -44,15 +44,16 @@ pub unsafe fn relocate(base: *mut u8, mut dynamic: *const Elf_Dyn) {
         // SAFETY: it was not the last.
         dynamic = unsafe { dynamic.add(1) };
     }
+    // SAFETY: `len` words stand there, and nothing changes them.
+    let table = unsafe { core::slice::from_raw_parts(table, len) };
     let mut place = base.cast::<usize>();
-    for index in 0..len {
-        // SAFETY: `len` words stand there.
-        let word = unsafe { *table.add(index) };
+    for &word in table {
         if word & 1 == 0 {
             // SAFETY: an even word is a place's distance, all of which lie in the image, aligned.
             place = unsafe { base.add(word) }.cast();
-            // SAFETY: as above, writable until [`protect`].
-            unsafe { *place = (*place).wrapping_add(base.addr()) };
+            // SAFETY: as above, writable until [`protect`], and nobody else's.
+            let there = unsafe { &mut *place };
+            *there = there.wrapping_add(base.addr());
             // SAFETY: at most the end of the image.
             place = unsafe { place.add(1) };
             continue;
@@ -62,7 +63,8 @@ pub unsafe fn relocate(base: *mut u8, mut dynamic: *const Elf_Dyn) {
                 // SAFETY: an odd word is a mask of the places that follow.
                 let at = unsafe { place.add(bit) };
                 // SAFETY: as above.
-                unsafe { *at = (*at).wrapping_add(base.addr()) };
+                let there = unsafe { &mut *at };
+                *there = there.wrapping_add(base.addr());
             }
         }
         place = place.wrapping_add(usize::BITS as usize - 1);

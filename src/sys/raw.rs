@@ -6,9 +6,9 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
-    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS,
-    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec, kernel_sigaction, kernel_sigset_t, pollfd,
-    timespec,
+    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_unshare, CLOCK_REALTIME,
+    CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec, kernel_sigaction,
+    kernel_sigset_t, pollfd, timespec,
 };
 use linux_raw_sys::net::{SCM_RIGHTS, SOL_SOCKET, cmsghdr, msghdr};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;

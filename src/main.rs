@@ -23,6 +23,7 @@ use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, root};
+use gofer::server::connection::listen;
 use gofer::server::dispatch::Policy;
 use gofer::server::{SPEAKS_9P, Server};
 use gofer::spec::Spec;
@@ -237,7 +238,7 @@ fn serve_logged(
     let special = special(options);
     let attaches = open_attach_points(&spec, &root_path, places, sockets, special, log)?;
     let files =
-        limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
+        limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + 1 + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
     let fs = Fs::new(attaches, files, reopen, special, key);
     let policy = Policy {
@@ -275,6 +276,7 @@ fn adopt_sockets(options: &Options<'_>) -> Result<List<(OwnedFd, RawFd)>, Fatal>
     for &number in options.io_fds.iter() {
         let socket =
             descriptors::adopt(number).map_err(|errno| unusable(options, number, errno))?;
+        listen(&socket).map_err(|errno| unusable(options, number, errno))?;
         sockets.push((socket, number));
     }
     Ok(sockets)

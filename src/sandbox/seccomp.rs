@@ -145,7 +145,7 @@ const OPEN_NEW: u32 = OPEN_BELOW | OFlags::CREATE.union(OFlags::EXCL).bits();
 const OPEN_AGAIN: u32 = OFlags::CLOEXEC.bits();
 
 table! {
-    ALWAYS __NR_recvfrom "recvfrom" [(3, Is(RECV_FLAGS)), (4, Zero), (5, Zero)] "requests; no descriptors";
+    ALWAYS __NR_recvfrom "recvfrom" [(3, Masked(!RECV_FLAGS, 0)), (4, Zero), (5, Zero)] "requests; no descriptors";
     ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS.bits()))] "replies, with a donated descriptor or none";
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
     ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(NOFOLLOW_EMPTY))] "attributes; the kind of what was opened; names compared";

@@ -1,12 +1,10 @@
 //! One socket: its buffers, its message size, the frames in and the replies out.
 
 use core::ops::Range;
-use core::time::Duration;
 
 use linux_raw_sys::general::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
 use rustix::fd::{AsFd, OwnedFd, RawFd};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, recv};
 
 use crate::fs::{Fs, OpenId};
@@ -20,7 +18,7 @@ use crate::p9::messages::{
 };
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
-use crate::sys::raw::send;
+use crate::sys::raw::{send, set_receive_timeout};
 use crate::tables::Id;
 
 /// Events of ppoll(2), as its entries have them.
@@ -86,8 +84,7 @@ struct Donation {
 /// Errors: ioctl(2)'s, setsockopt(2)'s.
 pub fn listen(socket: &OwnedFd) -> Result<(), Errno> {
     ioctl_fionbio(socket, false)?;
-    let timeout = Duration::from_millis(TRIM_AFTER_MS.unsigned_abs().into());
-    set_socket_timeout(socket, Timeout::Recv, Some(timeout))
+    set_receive_timeout(socket.as_fd(), TRIM_AFTER_MS.unsigned_abs())
 }
 
 /// A connection that has not ended.

@@ -6,11 +6,11 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
-    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_unshare, CLOCK_REALTIME,
-    CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec, kernel_sigaction,
-    kernel_sigset_t, pollfd, timespec,
+    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_setsockopt, __NR_unshare,
+    CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec,
+    kernel_sigaction, kernel_sigset_t, pollfd, timespec,
 };
-use linux_raw_sys::net::{SCM_RIGHTS, SOL_SOCKET, cmsghdr, msghdr};
+use linux_raw_sys::net::{SCM_RIGHTS, SO_RCVTIMEO_OLD, SOL_SOCKET, cmsghdr, msghdr};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
 use linux_raw_sys::signal_macros::sig_ign;
@@ -233,6 +233,30 @@ pub fn send(
 
 /// Flags of [`send`].
 pub const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// How long a receive on `socket` waits at the most (socket(7), SO_RCVTIMEO): milliseconds below 1,000.
+/// Errors: setsockopt(2)'s.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, millis: u32) -> Result<(), Errno> {
+    let timeout = timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(millis) * 1_000, // a timeval's microseconds
+    };
+    let fd = socket.as_raw_fd().cast_unsigned() as usize;
+    let (level, option) = (SOL_SOCKET as usize, SO_RCVTIMEO_OLD as usize);
+    let at = core::ptr::from_ref(&timeout).addr();
+    // SAFETY: the kernel reads two words at `at` during the call, seconds and microseconds.
+    check(unsafe {
+        syscall5(
+            __NR_setsockopt,
+            fd,
+            level,
+            option,
+            at,
+            size_of::<timespec>(),
+        )
+    })
+    .map(|_| ())
+}
 
 /// Connects a socket of AF_UNIX to a name in the working directory, of at most 11 bytes with its NUL
 /// (connect(2)). Not rustix's: its address has room for a path. Errors: its own; `EINVAL` a longer name.

@@ -15,7 +15,6 @@ use linux_raw_sys::general::{
 use linux_raw_sys::landlock::{
     LANDLOCK_CREATE_RULESET_VERSION, landlock_path_beneath_attr, landlock_rule_type,
 };
-};
 use linux_raw_sys::net::{SCM_RIGHTS, SO_RCVTIMEO_OLD, SOL_SOCKET, cmsghdr, msghdr};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};

@@ -281,9 +281,9 @@ fn process(served: &Served, out: &mut impl Write) -> Outcome {
     )?;
     show("no_new_privs", &field("NoNewPrivs"))?;
     let hidden = "not for us to see: the process is not dumpable";
-    match fs::read_dir(gofer.proc("root")) {
-        Ok(mut root) if root.next().is_none() => show("root", "an empty directory")?,
-        Ok(_) => show("root", "what is served: no empty directory could be made")?,
+    match fs::read_dir(gofer.proc("root")).map(Iterator::count) {
+        Ok(0) => show("root", "an empty directory")?,
+        Ok(_) => show("root", "what is served")?,
         Err(_) => show("root", hidden)?,
     }
     show("threads", &field("Threads"))?;

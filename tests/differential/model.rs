@@ -1,7 +1,7 @@
 //! What the protocol says of fids and paths (protocol.md 3, state of 2022, and the README's differences),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
-use crate::ops::Name;
+use crate::ops::{Known, Name};
 use crate::p9::{NOID, SetAttr};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
@@ -29,7 +29,9 @@ pub enum Kind {
     Regular,
     Directory,
     Symlink,
+    /// A FIFO, a socket or a character device.
     Special,
+    Block,
 }
 
 impl Kind {
@@ -38,13 +40,14 @@ impl Kind {
             SFlag::S_IFREG => Kind::Regular,
             SFlag::S_IFDIR => Kind::Directory,
             SFlag::S_IFLNK => Kind::Symlink,
+            SFlag::S_IFBLK => Kind::Block,
             _ => Kind::Special,
         }
     }
 
     pub fn qid_type(self) -> u8 {
         match self {
-            Kind::Regular => 0,
+            Kind::Regular | Kind::Block => 0,
             Kind::Directory => 0x80,
             Kind::Symlink => 0x02,
             Kind::Special => 0x40,
@@ -87,7 +90,7 @@ impl Node {
     fn has_xattrs(&self) -> Outcome<()> {
         match self.kind {
             Kind::Regular | Kind::Directory => Ok(()),
-            Kind::Symlink | Kind::Special => Err(Errno::EOPNOTSUPP),
+            Kind::Symlink | Kind::Special | Kind::Block => Err(Errno::EOPNOTSUPP),
         }
     }
 
@@ -228,6 +231,15 @@ impl Model {
         self.fids.get(&fid).ok_or(Errno::EBADF)
     }
 
+    pub fn known(&self) -> Vec<Known> {
+        let known = self.fids.iter().map(|(fid, state)| Known {
+            fid: *fid,
+            kind: state.node.kind,
+            mode: state.open.as_ref().map(|open| open.mode),
+        });
+        known.collect()
+    }
+
     fn writable(&self) -> Outcome<()> {
         if self.read_only {
             Err(Errno::EROFS)
@@ -289,7 +301,7 @@ impl Model {
         let fd = openat(&parent.fd, name, HELD, Mode::empty())?;
         let stat = fstat(&fd)?;
         let kind = Kind::of(stat.st_mode);
-        if kind == Kind::Special {
+        if matches!(kind, Kind::Special | Kind::Block) {
             return Err(Errno::EPERM);
         }
         let mut known = self.children(parent, name).into_iter();

@@ -194,14 +194,9 @@ impl Host {
     }
 }
 
-/// Names that the host alone gives.
-pub const OWN: [&str; 6] = ["h0", "h1", "h2", "h3", "h4", "h5"];
-
 /// Chooses changes.
 pub struct Chooser<'a> {
     pub random: &'a mut Random,
-    /// Only names of its own, in the two roots.
-    pub own: bool,
 }
 
 impl Chooser<'_> {
@@ -214,9 +209,6 @@ impl Chooser<'_> {
     }
 
     fn place(&mut self) -> Place {
-        if self.own {
-            return Place::In(vec![Name(self.random.of(&OWN).into())]);
-        }
         let count = self.random.of(&[1, 1, 2, 2, 3]);
         Place::In((0..count).map(|_| self.name()).collect())
     }

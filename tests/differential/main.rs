@@ -20,10 +20,12 @@ mod found;
 #[path = "../client/harness.rs"]
 mod harness;
 mod host;
+mod loose;
 mod model;
 mod ops;
 #[path = "../client/p9.rs"]
 mod p9;
+mod racing;
 mod world;
 
 use nix::sys::stat::{Mode, umask};
@@ -209,4 +211,31 @@ fn a_random_or_chosen_seed_does_on_the_tree_what_it_does_on_its_twin() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = now.as_nanos() as u64 % 1_000_000_000;
     play(seed, STEPS_OF_A_SEED);
+}
+
+#[test]
+fn steps_while_the_host_changes_the_tree_keep_to_what_holds_whatever_it_does() {
+    umask(Mode::empty());
+    let begun = Instant::now();
+    let seeds = match number("GOFER_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=(steps() / STEPS_OF_A_SEED).max(1) as u64).collect(),
+    };
+    let (mut all, mut names, mut changes) = (Tally::new(), 0, 0);
+    for &seed in &seeds {
+        let count = steps() / seeds.len();
+        say(&format!("racing: GOFER_SEED={seed} GOFER_STEPS={count}"));
+        let (tally, compared, changed) = racing::run(seed, count, is_read_only(seed))
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        for (outcome, count) in tally {
+            *all.entry(outcome).or_default() += count;
+        }
+        names += compared;
+        changes += changed;
+    }
+    let done: usize = all.values().sum();
+    say(&format!(
+        "racing: {done} steps beside {changes} changes by the host in {:?}, {names} names compared at rest",
+        begun.elapsed()
+    ));
 }

@@ -1,7 +1,7 @@
 //! What the protocol says of fids and paths (protocol.md 3, state of 2022, and the README's differences),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
-use crate::ops::{Known, Name};
+use crate::ops::{Kind, Known, Name};
 use crate::p9::{NOID, SetAttr};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
@@ -23,37 +23,6 @@ pub type Outcome<T> = Result<T, Errno>;
 
 const ABSOLUTE_MAXIMUM: u32 = 1 << 20;
 const WALK_NAMES: usize = 256;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Regular,
-    Directory,
-    Symlink,
-    /// A FIFO, a socket or a character device.
-    Special,
-    Block,
-}
-
-impl Kind {
-    pub fn of(mode: u32) -> Kind {
-        match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFREG => Kind::Regular,
-            SFlag::S_IFDIR => Kind::Directory,
-            SFlag::S_IFLNK => Kind::Symlink,
-            SFlag::S_IFBLK => Kind::Block,
-            _ => Kind::Special,
-        }
-    }
-
-    pub fn qid_type(self) -> u8 {
-        match self {
-            Kind::Regular | Kind::Block => 0,
-            Kind::Directory => 0x80,
-            Kind::Symlink => 0x02,
-            Kind::Special => 0x40,
-        }
-    }
-}
 
 /// A path of one connection, and the file that it was at the walk: the flag "deleted" is that of the path,
 /// for all its nodes (protocol.md 3.2). A file that another connection has put in the place of the one

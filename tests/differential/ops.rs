@@ -1,8 +1,8 @@
 //! The steps, and how they are chosen: few names and few fids, so that they meet often.
 
 use crate::host::{self, Change};
-use crate::model::Kind;
 use crate::p9::{NOFID, NOID, SetAttr};
+use nix::sys::stat::SFlag;
 use std::fmt;
 
 /// A name that prints readably.
@@ -219,6 +219,38 @@ const FIDS: u32 = 24;
 /// The directory that the second connection serves.
 pub const SHARED: &str = "sub";
 
+/// Types of files, as far as the protocol tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Regular,
+    Directory,
+    Symlink,
+    /// A FIFO, a socket or a character device.
+    Special,
+    Block,
+}
+
+impl Kind {
+    pub fn of(mode: u32) -> Kind {
+        match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG => Kind::Regular,
+            SFlag::S_IFDIR => Kind::Directory,
+            SFlag::S_IFLNK => Kind::Symlink,
+            SFlag::S_IFBLK => Kind::Block,
+            _ => Kind::Special,
+        }
+    }
+
+    pub fn qid_type(self) -> u8 {
+        match self {
+            Kind::Regular | Kind::Block => 0,
+            Kind::Directory => 0x80,
+            Kind::Symlink => 0x02,
+            Kind::Special => 0x40,
+        }
+    }
+}
+
 /// A fid that is known: what it is on and, where it is open, the access mode.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
@@ -235,8 +267,7 @@ pub fn choose(random: &mut Random, connection: usize, known: &[Known]) -> Step {
 
 /// Chooses a change by the host.
 pub fn choose_change(random: &mut Random) -> Step {
-    let own = false;
-    let op = Op::Host(host::Chooser { random, own }.change());
+    let op = Op::Host(host::Chooser { random }.change());
     Step { connection: 0, op }
 }
 

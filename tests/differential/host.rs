@@ -15,7 +15,7 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 pub enum Place {
     In(Vec<Name>),
-    Aside(u8),
+    Aside(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -97,12 +97,12 @@ impl Host {
     }
 
     /// The directory and the name in it.
-    fn find<'a>(&self, place: &'a Place) -> Outcome<(OwnedFd, std::borrow::Cow<'a, [u8]>)> {
+    pub fn find<'a>(&self, place: &'a Place) -> Outcome<(OwnedFd, std::borrow::Cow<'a, [u8]>)> {
         let (from, way) = match place {
             Place::In(way) => (&self.root, way.as_slice()),
             Place::Aside(slot) => {
                 let fd = self.aside.try_clone().expect("dup a directory");
-                return Ok((fd, vec![b'0' + slot].into()));
+                return Ok((fd, slot.to_string().into_bytes().into()));
             }
         };
         let (last, parents) = way.split_last().ok_or(Errno::EINVAL)?;
@@ -167,7 +167,7 @@ impl Host {
         }
     }
 
-    fn rename(&self, from: &Place, to: &Place, flags: RenameFlags) -> Outcome {
+    pub fn rename(&self, from: &Place, to: &Place, flags: RenameFlags) -> Outcome {
         let ((old_dir, old), (new_dir, new)) = (self.find(from)?, self.find(to)?);
         renameat2(&old_dir, &*old, &new_dir, &*new, flags)
     }
@@ -194,9 +194,14 @@ impl Host {
     }
 }
 
+/// Ways that symlinks take, up and out too.
+pub const TARGETS: &[&[u8]] = &[b"a", b"..", b"../b", b"/etc"];
+
 /// Chooses changes.
 pub struct Chooser<'a> {
     pub random: &'a mut Random,
+    /// Where symlinks lead to.
+    pub targets: &'a [&'a [u8]],
 }
 
 impl Chooser<'_> {
@@ -208,7 +213,8 @@ impl Chooser<'_> {
         Name(name.into())
     }
 
-    fn place(&mut self) -> Place {
+    /// A way from the root.
+    pub fn place(&mut self) -> Place {
         let count = self.random.of(&[1, 1, 2, 2, 3]);
         Place::In((0..count).map(|_| self.name()).collect())
     }
@@ -216,7 +222,7 @@ impl Chooser<'_> {
     /// Now and then one beside the tree: subtrees leave and come back.
     fn any(&mut self) -> Place {
         if self.random.once_in(4) {
-            Place::Aside(self.random.below(4) as u8)
+            Place::Aside(self.random.below(4) as u32)
         } else {
             self.place()
         }
@@ -230,7 +236,7 @@ impl Chooser<'_> {
             },
             3..=5 => What::Directory,
             6 => What::Symlink {
-                target: Name(self.random.of(&[&b"a"[..], b"..", b"../b", b"/etc"]).into()),
+                target: Name(self.random.of(self.targets).into()),
             },
             7 => What::Fifo,
             8 => What::Socket,

@@ -13,12 +13,13 @@ use crate::ops::{Act, Kind, Known, Name, Op};
 use crate::p9::{Answer, Attr, Client, Data, Dirent, Fault, NOID, QT_DIR, Qid, Ropen};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat, lstat};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 pub type Same<T = ()> = Result<T, String>;
 /// How often a kind of step was done, or refused with an errno.
@@ -151,7 +152,7 @@ fn may_fail(op: &Op, flavour: Flavour) -> Vec<Errno> {
         Op::Host(_) => vec![],
     });
     if flavour.linux {
-        all.extend([ENOTDIR, EOPNOTSUPP, ENOENT, EISDIR]);
+        all.extend([ENOTDIR, EOPNOTSUPP, ENOENT, EISDIR, ENOTEMPTY]);
     }
     if flavour.special {
         all.extend([ESPIPE, EAGAIN, ENODEV, EPIPE]); // of FIFOs
@@ -213,10 +214,8 @@ impl<'w> Loose<'w> {
     /// No device but the attach point's own, no inode that is watched.
     fn qid(&self, qid: &Qid) -> Same {
         ensure(qid.path >> 56 == 0, || format!("another device: {qid:?}"))?;
-        let version = qid.version != 0;
-        ensure(version == self.flavour.linux, || {
-            format!("version: {qid:?}")
-        })?;
+        let version = qid.version == 0 || self.flavour.linux;
+        ensure(version, || format!("version: {qid:?}"))?;
         self.inode(qid.path)
     }
 
@@ -891,4 +890,19 @@ impl<'w> Loose<'w> {
         }
         Ok(())
     }
+}
+
+/// These directories and every file below them, by their inodes.
+pub fn files(tops: &[&Path]) -> BTreeMap<u64, FileStat> {
+    let mut all = BTreeMap::new();
+    let mut rest: Vec<PathBuf> = tops.iter().map(|top| top.to_path_buf()).collect();
+    while let Some(path) = rest.pop() {
+        let stat = lstat(&path).expect("lstat");
+        if Kind::of(stat.st_mode) == Kind::Directory {
+            let entries = fs::read_dir(&path).expect("read a directory");
+            rest.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+        all.insert(stat.st_ino, stat);
+    }
+    all
 }

@@ -267,7 +267,8 @@ pub fn choose(random: &mut Random, connection: usize, known: &[Known]) -> Step {
 
 /// Chooses a change by the host.
 pub fn choose_change(random: &mut Random) -> Step {
-    let op = Op::Host(host::Chooser { random }.change());
+    let targets = host::TARGETS;
+    let op = Op::Host(host::Chooser { random, targets }.change());
     Step { connection: 0, op }
 }
 

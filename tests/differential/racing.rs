@@ -3,31 +3,16 @@
 
 use crate::harness::{Mount, Tree, serve_mounts};
 use crate::host::{self, Host};
-use crate::loose::{Flavour, Loose, Same, Tally, Watch};
+use crate::loose::{Flavour, Loose, Same, Tally, Watch, files};
 use crate::ops::{self, ROOT, Random, SHARED};
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{FileStat, Mode, lstat};
-use std::collections::BTreeMap;
+use nix::sys::stat::Mode;
 use std::fs;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Steps between two rests.
 const INTERVAL: usize = 500;
-
-/// Every file below a directory, by its inode.
-fn files(below: &Path, all: &mut BTreeMap<u64, FileStat>) {
-    for entry in fs::read_dir(below).expect("read a directory") {
-        let path = entry.expect("an entry").path();
-        let stat = lstat(&path).expect("lstat");
-        let is_dir = stat.st_mode & 0o170_000 == 0o040_000;
-        all.insert(stat.st_ino, stat);
-        if is_dir {
-            files(&path, all);
-        }
-    }
-}
 
 /// Steps of a seed. What became of them, how many names were compared, and how often the host changed something.
 pub fn run(seed: u64, count: usize, read_only: bool) -> Same<(Tally, usize, usize)> {
@@ -68,6 +53,7 @@ pub fn run(seed: u64, count: usize, read_only: bool) -> Same<(Tally, usize, usiz
                 let _turn = turn.lock().expect("a lock");
                 let mut chooser = host::Chooser {
                     random: &mut random,
+                    targets: host::TARGETS,
                 };
                 if host.apply(&chooser.change()).is_ok() {
                     changes.fetch_add(1, Ordering::Relaxed);
@@ -84,13 +70,7 @@ pub fn run(seed: u64, count: usize, read_only: bool) -> Same<(Tally, usize, usiz
                 side.step(&step.op).map_err(why)?;
                 if at % INTERVAL == 0 || at == count {
                     let _turn = turn.lock().expect("a lock");
-                    let mut all = BTreeMap::new();
-                    files(&tree.root(), &mut all);
-                    files(&aside, &mut all);
-                    for root in &held {
-                        let stat = nix::sys::stat::fstat(root).expect("fstat");
-                        all.insert(stat.st_ino, stat);
-                    }
+                    let all = files(&[&tree.root(), &aside]);
                     for (side, root) in sides.iter_mut().zip(&held) {
                         let why = |why| format!("at rest behind step {at}: {why}");
                         side.look_again(&all).map_err(why)?;

@@ -41,11 +41,13 @@ use canary::{Alarm, Canary};
 use harness::{Gofer, Launch, Mount, Tree, expect_descriptors, spec, write_spec};
 use host::Host;
 use loose::{Flavour, Loose, Same, Tally, files};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
-use ops::{Op, ROOT, Random, SHARED};
-use p9::{Client, MSIZE};
+use ops::{Name, Op, ROOT, Random, SHARED};
+use p9::{Client, Data, MSIZE, NOID, SetAttr, refused};
 use rustix::fs::inotify::WatchFlags;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -225,17 +227,63 @@ impl Count {
     }
 }
 
+/// A walk, and at once what depends on what was found there; the last comes first.
+fn race(random: &mut Random) -> Vec<Op> {
+    let fid = 30;
+    let names =
+        (0..=random.below(2)).map(|_| Name(random.of(&[&b"a"[..], b"b", b"c", b"d", b"e"]).into()));
+    let walk = Op::Walk {
+        fid: ROOT,
+        newfid: fid,
+        names: names.collect(),
+        getattr: random.once_in(2),
+    };
+    let attr = SetAttr {
+        mode: 0o640,
+        size: 100,
+        ..SetAttr::default()
+    };
+    let then = match random.below(8) {
+        0..=2 => vec![Op::Open {
+            fid,
+            flags: random.of(&[0, 1, 2, 0x202]),
+        }],
+        3 => vec![Op::List { fid, count: 65_536 }, Op::Open { fid, flags: 0 }],
+        4 => vec![
+            Op::Read {
+                fid,
+                offset: 0,
+                count: 512,
+            },
+            Op::Open { fid, flags: 0 },
+        ],
+        5 => vec![Op::Setattr {
+            fid,
+            valid: random.of(&[1, 8]),
+            attr,
+        }],
+        6 => vec![Op::Idle { fid, which: 1 }],
+        _ => vec![Op::Idle { fid, which: 3 }],
+    };
+    then.into_iter().chain([walk]).collect()
+}
+
 /// A client's steps until it is told to stop.
 fn steps(side: &mut Loose<'_>, seed: u64, stop: &AtomicBool) -> Same {
     let mut random = Random::new(seed);
     let flavour = side.flavour;
+    let mut next: Vec<Op> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let step = ops::choose(&mut random, 0, &side.known());
-        if matches!(step.op, Op::Fsync { .. }) {
+        if random.once_in(16) {
+            next = race(&mut random);
+        }
+        let op = next.pop();
+        let op = op.unwrap_or_else(|| ops::choose(&mut random, 0, &side.known()).op);
+        if matches!(op, Op::Fsync { .. }) {
             continue; // the disk's time, not the server's
         }
-        let why = |why| format!("{flavour:?}: {:?}: {why}", step.op);
-        side.step(&step.op).map_err(why)?;
+        let why = |why| format!("{flavour:?}: {op:?}: {why}");
+        side.step(&op).map_err(why)?;
     }
     Ok(())
 }
@@ -433,12 +481,154 @@ fn storm(way: Way) {
         seed += 1;
     }
     all.say(&format!("{way:?}"));
-    say(&format!("{:?}", all.tally));
+    // Not in vain: every kind of step was done, and the host's changes too.
+    let kinds: BTreeSet<&String> = all.tally.keys().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds.len(), 24, "{kinds:?}");
+    for kind in kinds {
+        let done = all.tally.contains_key(&(kind.clone(), "done".into()));
+        assert!(done, "{kind} never done: {:?}", all.tally);
+    }
+    assert!(all.changes > 0 && all.names > 0);
 }
 
 #[test]
-fn storm_of_the_host_leads_no_client_out() {
+fn storm_of_the_host_leads_no_client_out_and_blocks_nobody() {
     for way in WAYS {
         storm(way);
+    }
+}
+
+// ---- under a tracer ----
+
+/// What stands in `<>` behind the descriptors of a call as strace(1) prints it; strings are left out.
+fn paths(line: &str) -> Vec<&str> {
+    let (mut all, mut quoted, mut begun, mut escaped) = (Vec::new(), false, None, false);
+    for (at, byte) in line.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'<' if !quoted => begun = Some(at + 1),
+            b'>' if !quoted => all.extend(begun.take().map(|from| &line[from..at])),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// inotify(7) tells nothing of a mere look at a file, nor of a path opened with O_PATH; the tracer does.
+#[test]
+fn storm_under_a_tracer_shows_no_descriptor_outside() {
+    umask(Mode::empty());
+    let way = Way {
+        by_parent: false,
+        special: false,
+    };
+    let mut world = World::new(way);
+    let trace = world.tree.outside("trace");
+    let mut gofer = launch(&world, way)
+        .by(
+            "strace",
+            &["-f", "-y", "-o", trace.to_str().expect("a path of ours")],
+        )
+        .start();
+    let count = round(&mut world, &mut gofer, way, 1, Duration::from_secs(3));
+    let exit = gofer.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    count.say("under strace");
+
+    let top = world
+        .tree
+        .outside("")
+        .to_str()
+        .expect("a path of ours")
+        .to_owned();
+    let root = world
+        .tree
+        .root()
+        .to_str()
+        .expect("a path of ours")
+        .to_owned();
+    let (export, out) = (format!("{root}/export"), format!("{root}/aside/"));
+    let text = fs::read_to_string(&trace).expect("read the trace");
+    let mut lines = text.lines();
+    assert!(
+        lines.any(|line| line.contains("SECCOMP_SET_MODE_FILTER")),
+        "no filter"
+    );
+    let (mut inside, mut left) = (0, 0);
+    for line in lines {
+        for path in paths(line) {
+            let path = path.strip_suffix("(deleted)").unwrap_or(path);
+            let number = path.strip_prefix(&out).and_then(|rest| rest.bytes().next());
+            if number.is_some_and(|first| first.is_ascii_digit()) {
+                left += 1; // a subtree that was moved out, with a fid in it
+            } else if path == root || path == export || path.starts_with(&format!("{export}/")) {
+                inside += 1;
+            } else {
+                assert!(!path.starts_with(&top), "{path}: {line}");
+            }
+        }
+    }
+    say(&format!(
+        "hosttree: {inside} descriptors of calls lay inside, {left} in subtrees moved out, none elsewhere"
+    ));
+    assert!(inside > 0 && left > 0);
+}
+
+// ---- moved out ----
+
+/// A fid keeps its directory, wherever the host puts it, and all that lies below. What lies beside or above it
+/// there has no name for a client.
+#[test]
+fn directory_moved_out_is_walked_on_below_and_never_left() {
+    for by_parent in [false, true] {
+        let way = Way {
+            by_parent,
+            special: false,
+        };
+        let mut world = World::new(way);
+        let mut gofer = launch(&world, way).start();
+        let mut quiet = gofer.connect(0);
+        let mut sides = [gofer.connect(1), linux(&mut gofer, 2)];
+        for s in &mut sides {
+            s.walk_to(ROOT, 2, "a").unwrap();
+            s.walk_to(ROOT, 3, "a/b").unwrap();
+        }
+        world.canary.arm();
+        fs::rename(world.tree.path("export/a"), world.tree.path("aside/0")).unwrap();
+        for (round, s) in sides.iter_mut().enumerate() {
+            // Below it all is served.
+            s.walk_to(2, 4, "c").unwrap();
+            s.lopen(4, 2).unwrap();
+            assert_eq!(s.read_all(4).unwrap(), b"some text");
+            s.walk_to(3, 5, "c").unwrap();
+            let name = format!("made{round}");
+            s.mkdir(2, name.as_bytes(), 0o755, NOID).unwrap();
+            assert!(world.tree.path("aside/0").join(name).is_dir());
+            // Its old name is free, and another directory there is another.
+            refused(s.walk_to(ROOT, 6, "a"), Errno::ENOENT);
+            // Up there is no way, from no fid.
+            for fid in [ROOT, 2, 3, 5] {
+                for names in [
+                    &[&b".."[..]][..],
+                    &[b"..", b"a"],
+                    &[b"../a"],
+                    &[b"."],
+                    &[b"/"],
+                ] {
+                    refused(s.walk(fid, 6, names), Errno::EINVAL);
+                    refused(s.multigetattr(fid, names), Errno::EINVAL);
+                }
+                refused(s.mkdir(fid, b"..", 0o755, NOID), Errno::EINVAL);
+                refused(s.unlinkat(fid, b"..", 0x200), Errno::EINVAL);
+                refused(s.renameat(fid, b"..", ROOT, b"x"), Errno::EINVAL);
+                refused(s.renameat(ROOT, b"x", fid, b"../x"), Errno::EINVAL);
+            }
+            s.write(4, 0, Data(b"S")).unwrap();
+            s.write(4, 0, Data(b"s")).unwrap();
+        }
+        quiet.getattr(ROOT, 0).unwrap();
+        world.canary.check();
     }
 }

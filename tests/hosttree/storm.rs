@@ -62,7 +62,7 @@ pub struct Storm<'a> {
     pub targets: &'a [&'a [u8]],
     /// The place beside the tree that is this one's alone; behind it lie the subtrees that it moved out.
     pub own: u32,
-    pub out: usize,
+    pub out: u32,
     pub changes: usize,
 }
 
@@ -91,7 +91,7 @@ impl Storm<'_> {
         let own = Place::Aside(self.own);
         self.clear();
         match self.random.below(8) {
-            0..=3 => {
+            0..=2 => {
                 let target = Name(self.random.of(self.targets).into());
                 let what = What::Symlink { target };
                 self.host
@@ -101,16 +101,19 @@ impl Storm<'_> {
                     })
                     .expect("symlink");
             }
-            4..=6 => {
+            3..=5 => {
                 let special = self.random.of(&SPECIAL);
                 let (dir, name) = self.host.find(&own).expect("a place of ours");
                 linkat(&self.armory.dir, special, &dir, &*name, AtFlags::empty()).expect("link");
             }
             // A subtree comes back in.
             _ => {
-                let out = Place::Aside(self.own + 1 + self.random.below(self.out.max(1)) as u32);
-                let done = self.host.rename(&out, &own, RenameFlags::empty());
-                if !self.note(done) {
+                let out = Place::Aside(self.own + self.out);
+                if self.out > 0 {
+                    let done = self.host.rename(&out, &own, RenameFlags::empty());
+                    assert!(self.note(done), "nobody else comes there");
+                    self.out -= 1;
+                } else {
                     let what = What::Directory;
                     let at = own.clone();
                     self.host.apply(&Change::Make { at, what }).expect("mkdir");
@@ -141,7 +144,7 @@ impl Storm<'_> {
         let at = Place::Aside(self.own);
         if self.host.apply(&Change::Unlink { at: at.clone() }) == Err(Errno::EISDIR) {
             self.out += 1;
-            let out = Place::Aside(self.own + self.out as u32);
+            let out = Place::Aside(self.own + self.out);
             self.host
                 .rename(&at, &out, RenameFlags::empty())
                 .expect("a free place of ours");

@@ -25,13 +25,15 @@ pub struct Armory {
 }
 
 impl Armory {
-    /// `appears`: whether its block device may be there already.
+    /// `appears`: whether its block device may be there already. Else it has a number that no other run has.
     pub fn new(path: &Path, appears: bool) -> Armory {
-        let device = |minor: &u64| Path::new("/sys/block").join(format!("loop{minor}"));
-        let mut minors = 250..;
-        let minor = minors
-            .find(|minor| appears || !device(minor).exists())
-            .expect("a number");
+        let minor = if appears {
+            250
+        } else {
+            251 + u64::from(std::process::id()) % 1_000_000
+        };
+        let device = Path::new("/sys/block").join(format!("loop{minor}"));
+        assert!(appears || !device.exists(), "{}", device.display());
         fs::create_dir(path).expect("mkdir");
         let mode = Mode::from_bits_truncate(0o666);
         let nodes = [
@@ -47,7 +49,7 @@ impl Armory {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Armory {
             path: path.to_path_buf(),
-            appears: device(&minor),
+            appears: device,
             dir: open(path, flags, Mode::empty()).expect("open a directory"),
             listener,
         }

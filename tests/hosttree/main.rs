@@ -10,7 +10,8 @@
 //! * at the end the server's view of the tree is the host's, and its descriptors go back.
 //!
 //! `GOFER_SECONDS` is how long it lasts for each way to start the program (5); rounds of 5 seconds have a tree
-//! of their own. `GOFER_SEED` is the first round's seed.
+//! of their own. `GOFER_SEED` is the first round's seed. Without the clone of /proc/self/fd a device that comes
+//! between two looks may be opened (README.md, "Security model", 2): that leaves /sys/block/loop250 behind.
 
 #![allow(
     clippy::unwrap_used,

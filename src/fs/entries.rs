@@ -166,13 +166,7 @@ impl Fs {
                 let node = self.node(target)?;
                 let mut buffer = NameBuffer::new();
                 let old = buffer.fill(self.names.get(node.name()))?;
-                linkat(
-                    self.directory(node.parent())?,
-                    old,
-                    dir,
-                    name,
-                    AtFlags::empty(),
-                )?;
+                linkat(self.above(node)?, old, dir, name, AtFlags::empty())?;
                 if node.is_file(&Meta::of_name(dir, name)?) {
                     return Ok(());
                 }

@@ -156,7 +156,7 @@ impl Fs {
             Reopen::Parent => {
                 let mut buffer = NameBuffer::new();
                 let name = buffer.fill(self.names.get(node.name()))?;
-                let parent = self.directory(node.parent())?;
+                let parent = self.above(node)?;
                 // Nothing is truncated before it is known to be the right file.
                 let fd = openat(
                     parent,

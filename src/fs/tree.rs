@@ -222,6 +222,11 @@ impl Fs {
         self.node(id)?.fd.get().ok_or(Errno::BADF)
     }
 
+    /// The directory that a node lies in. Error: `ESTALE` unknown: a root, or cut off.
+    pub(super) fn above(&self, node: &Node) -> Result<BorrowedFd<'_>, Errno> {
+        self.directory(node.parent).or(Err(Errno::STALE))
+    }
+
     fn hash(&self, parent: NodeId, name: &[u8]) -> u64 {
         self.key.hash(u64::from(parent.number()), name)
     }

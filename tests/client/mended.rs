@@ -1,8 +1,9 @@
 //! Faults that reviews found and that are mended: each stays mended.
 
+use crate::entries::start;
 use crate::harness::{
-    Gofer, Launch, Mount, ROOT, Tree, binary, expect_descriptors, serve, serve_mounts, session_of,
-    spec, write_spec,
+    Gofer, Launch, Mount, Namespace, ROOT, Tree, binary, expect_descriptors, serve, serve_mounts,
+    session_of, spec, write_spec,
 };
 use crate::p9::{
     Client, Data, Fault, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, SetAttr, refused,
@@ -165,6 +166,25 @@ fn path_remembers_its_last_16_files_and_the_older_lose_it() {
     }
     s.remove(oldest).unwrap();
     assert!(!tree.path("g").exists());
+}
+
+/// Without the clone of /proc/self/fd it has no other way to be opened. It was EBADF, as of no fid.
+#[test]
+fn file_that_lost_its_path_is_opened_or_else_estale() {
+    for (way, errno) in [(None, None), (Some(Namespace::User), Some(Errno::ESTALE))] {
+        let tree = Tree::new();
+        let mut s = start(&tree, way);
+        for fid in 10..40 {
+            tree.file("new", b"text");
+            fs::rename(tree.path("new"), tree.path("f")).unwrap();
+            s.walk_to(ROOT, fid, "f").unwrap();
+        }
+        match errno {
+            None => drop(s.lopen(10, O_RDONLY).unwrap()),
+            Some(errno) => refused(s.lopen(10, O_RDONLY), errno),
+        }
+        s.lopen(39, O_RDONLY).unwrap();
+    }
 }
 
 // ---- messages ----

@@ -83,10 +83,13 @@ pub fn attributes(valid: u64, attr: &Attr, twin: &FileStat) -> Result<(), String
     stats(&stat, twin)
 }
 
-/// Two trees whole: names, attributes, contents, and which names are links of one file.
-pub fn trees(one: &Path, other: &Path) -> Result<usize, String> {
+/// Pairs of trees whole: names, attributes, contents, and which names are links of one file.
+pub fn trees(pairs: &[(&Path, &Path)]) -> Result<usize, String> {
     let mut links = BTreeMap::new();
-    let count = directory(one, other, &mut links)?;
+    let mut count = 0;
+    for (one, other) in pairs {
+        count += directory(one, other, &mut links)?;
+    }
     let twins: std::collections::BTreeSet<_> = links.values().collect();
     same("files", links.len(), twins.len())?;
     Ok(count)

@@ -1,7 +1,7 @@
 //! What the protocol says of fids and paths (protocol.md 3, state of 2022, and the README's differences),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
-use crate::ops::Name;
+use crate::ops::{Kind, Known, Name};
 use crate::p9::{NOID, SetAttr};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
@@ -23,34 +23,6 @@ pub type Outcome<T> = Result<T, Errno>;
 
 const ABSOLUTE_MAXIMUM: u32 = 1 << 20;
 const WALK_NAMES: usize = 256;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Regular,
-    Directory,
-    Symlink,
-    Special,
-}
-
-impl Kind {
-    pub fn of(mode: u32) -> Kind {
-        match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFREG => Kind::Regular,
-            SFlag::S_IFDIR => Kind::Directory,
-            SFlag::S_IFLNK => Kind::Symlink,
-            _ => Kind::Special,
-        }
-    }
-
-    pub fn qid_type(self) -> u8 {
-        match self {
-            Kind::Regular => 0,
-            Kind::Directory => 0x80,
-            Kind::Symlink => 0x02,
-            Kind::Special => 0x40,
-        }
-    }
-}
 
 /// A path of one connection, and the file that it was at the walk: the flag "deleted" is that of the path,
 /// for all its nodes (protocol.md 3.2). A file that another connection has put in the place of the one
@@ -87,7 +59,7 @@ impl Node {
     fn has_xattrs(&self) -> Outcome<()> {
         match self.kind {
             Kind::Regular | Kind::Directory => Ok(()),
-            Kind::Symlink | Kind::Special => Err(Errno::EOPNOTSUPP),
+            Kind::Symlink | Kind::Special | Kind::Block => Err(Errno::EOPNOTSUPP),
         }
     }
 
@@ -228,6 +200,15 @@ impl Model {
         self.fids.get(&fid).ok_or(Errno::EBADF)
     }
 
+    pub fn known(&self) -> Vec<Known> {
+        let known = self.fids.iter().map(|(fid, state)| Known {
+            fid: *fid,
+            kind: state.node.kind,
+            mode: state.open.as_ref().map(|open| open.mode),
+        });
+        known.collect()
+    }
+
     fn writable(&self) -> Outcome<()> {
         if self.read_only {
             Err(Errno::EROFS)
@@ -289,7 +270,7 @@ impl Model {
         let fd = openat(&parent.fd, name, HELD, Mode::empty())?;
         let stat = fstat(&fd)?;
         let kind = Kind::of(stat.st_mode);
-        if kind == Kind::Special {
+        if matches!(kind, Kind::Special | Kind::Block) {
             return Err(Errno::EPERM);
         }
         let mut known = self.children(parent, name).into_iter();

@@ -1,7 +1,8 @@
 //! The steps, and how they are chosen: few names and few fids, so that they meet often.
 
-use crate::model::{Kind, Model};
+use crate::host::{self, Change};
 use crate::p9::{NOFID, NOID, SetAttr};
+use nix::sys::stat::SFlag;
 use std::fmt;
 
 /// A name that prints readably.
@@ -147,6 +148,8 @@ pub enum Op {
         act: Act,
         name: Name,
     },
+    /// What the host does between two requests, whatever the connection.
+    Host(Change),
     /// Tsetattrclunk with nothing to change, Tmultigetattr of the fid alone, Tflushf, Tlconnect.
     Idle {
         fid: u32,
@@ -216,15 +219,62 @@ const FIDS: u32 = 24;
 /// The directory that the second connection serves.
 pub const SHARED: &str = "sub";
 
-/// Chooses the next step of connection `connection`.
-pub fn choose(random: &mut Random, connection: usize, model: &Model) -> Step {
-    let op = Chooser { random, model }.op();
+/// Types of files, as far as the protocol tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Regular,
+    Directory,
+    Symlink,
+    /// A FIFO, a socket or a character device.
+    Special,
+    Block,
+}
+
+impl Kind {
+    pub fn of(mode: u32) -> Kind {
+        match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG => Kind::Regular,
+            SFlag::S_IFDIR => Kind::Directory,
+            SFlag::S_IFLNK => Kind::Symlink,
+            SFlag::S_IFBLK => Kind::Block,
+            _ => Kind::Special,
+        }
+    }
+
+    pub fn qid_type(self) -> u8 {
+        match self {
+            Kind::Regular | Kind::Block => 0,
+            Kind::Directory => 0x80,
+            Kind::Symlink => 0x02,
+            Kind::Special => 0x40,
+        }
+    }
+}
+
+/// A fid that is known: what it is on and, where it is open, the access mode.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    pub fid: u32,
+    pub kind: Kind,
+    pub mode: Option<u32>,
+}
+
+/// Chooses the next step of connection `connection`, which has these fids.
+pub fn choose(random: &mut Random, connection: usize, known: &[Known]) -> Step {
+    let op = Chooser { random, known }.op();
     Step { connection, op }
+}
+
+/// Chooses a change by the host.
+pub fn choose_change(random: &mut Random) -> Step {
+    let targets = host::TARGETS;
+    let op = Op::Host(host::Chooser { random, targets }.change());
+    Step { connection: 0, op }
 }
 
 struct Chooser<'a> {
     random: &'a mut Random,
-    model: &'a Model,
+    known: &'a [Known],
 }
 
 impl Chooser<'_> {
@@ -238,18 +288,13 @@ impl Chooser<'_> {
         if self.random.once_in(12) {
             return self.random.of(&[0, 3, 7, FIDS, NOFID]);
         }
-        let known: Vec<u32> = self
-            .model
-            .fids
-            .iter()
-            .filter(|(_, state)| {
-                let mode = state.open.as_ref().map(|open| open.mode);
-                wanted(state.node.kind, mode)
-            })
-            .map(|(fid, _)| *fid)
-            .collect();
+        let fids = |all: &[Known], wanted: &dyn Fn(&Known) -> bool| -> Vec<u32> {
+            let wanted = all.iter().filter(|known| wanted(known));
+            wanted.map(|known| known.fid).collect()
+        };
+        let known = fids(self.known, &|known| wanted(known.kind, known.mode));
         if known.is_empty() || self.random.once_in(12) {
-            let all: Vec<u32> = self.model.fids.keys().copied().collect();
+            let all = fids(self.known, &|_| true);
             return self.random.of(&all);
         }
         self.random.of(&known)
@@ -271,7 +316,7 @@ impl Chooser<'_> {
     /// A fid number that may be given away, mostly a free one.
     fn newfid(&mut self) -> u32 {
         let number = ROOT + 1 + self.random.below(FIDS as usize - 2) as u32;
-        let known = self.model.fids.contains_key(&number);
+        let known = self.known.iter().any(|known| known.fid == number);
         if known && !self.random.once_in(4) {
             ROOT + 1 + self.random.below(FIDS as usize - 2) as u32
         } else {

@@ -284,3 +284,37 @@ fn locks_up_to_their_limits_are_held_then_enolck_and_all_is_freed() {
         "ENOLCK behind each".into()
     });
 }
+
+#[test]
+fn values_up_to_their_limit_are_held_then_enomem_and_all_is_freed() {
+    const VALUES: u32 = 256;
+    item("256 values of 64 KiB", Setting::foes(2), |world| {
+        let [one, other] = &mut world.foes[..] else {
+            panic!("two")
+        };
+        let value = vec![7; 1 << 16];
+        one.mknod(ROOT, b"f", 0o100_600, 0, 0, NOID).unwrap();
+        for number in 0..VALUES {
+            one.walk_to(ROOT, 10 + number, "f").unwrap();
+            one.xattrcreate(10 + number, b"user.a", 1 << 16, 0).unwrap();
+            one.write(10 + number, 0, Data(&value)).unwrap();
+        }
+        refused(other.xattrwalk(ROOT, 10, b""), ENOMEM);
+        refused(other.xattrcreate(ROOT, b"user.a", 1, 0), ENOMEM);
+        refused(other.listxattr(ROOT, 0), ENOMEM);
+        other.getattr(ROOT, 0).unwrap();
+        one.walk_to(ROOT, 10, "").unwrap(); // given up for another file, and not set
+        other.xattrwalk(ROOT, 10, b"").unwrap();
+        other.clunk(10).unwrap();
+        // What ends with its connection is not set either.
+        world.foes.remove(0);
+        let other = &mut world.foes[0];
+        other.walk_to(ROOT, 2, "f").unwrap();
+        until("the values", || {
+            other
+                .listxattr(2, 0)
+                .map(|list| assert!(list.names.is_empty()))
+        });
+        format!("{VALUES} held")
+    });
+}

@@ -7,7 +7,7 @@ use core::ops::Range;
 use rustix::io::Errno;
 
 use crate::fs::xattr::UserName;
-use crate::limits::{NAME_BYTES, XATTR_BYTES, XATTRS};
+use crate::limits::{PAGE_BYTES, XATTR_BYTES, XATTRS};
 use crate::sys::memory::Region;
 
 crate::zeroed_record! {
@@ -34,8 +34,6 @@ impl ValueId {
 
 crate::zeroed_record! {
     struct Slot {
-        /// Of a value being written, with a NUL behind.
-        name: [u8; NAME_BYTES + 1],
         /// Bytes of the whole value.
         size: u64,
         /// Of a value being written, bytes that are there.
@@ -43,9 +41,13 @@ crate::zeroed_record! {
         /// Of a value being written, setxattr(2)'s.
         flags: u32,
         state: u16,
+        /// Of a value being written, bytes of its name with a NUL behind.
         name_len: u16,
     }
 }
+
+/// Bytes of a place: the value's, and a page for the name that it is written for, so that both go back with it.
+const PLACE_BYTES: usize = XATTR_BYTES + PAGE_BYTES;
 
 const FREE: u16 = 0;
 const READ: u16 = 1;
@@ -79,7 +81,7 @@ impl Values {
     pub fn new() -> Self {
         Self {
             slots: Region::reserve(XATTRS),
-            bytes: Region::reserve(XATTRS * XATTR_BYTES),
+            bytes: Region::reserve(XATTRS * PLACE_BYTES),
         }
     }
 
@@ -99,14 +101,14 @@ impl Values {
     pub fn release(&mut self, id: ValueId) {
         if let Some(slot) = self.slots.get_mut(id.slot()) {
             slot.state = FREE;
-            let start = id.slot() * XATTR_BYTES;
-            self.bytes.discard(start..start + XATTR_BYTES);
+            let start = id.slot() * PLACE_BYTES;
+            self.bytes.discard(start..start + PLACE_BYTES);
         }
     }
 
     /// The place's [`XATTR_BYTES`].
     pub fn room(&mut self, id: ValueId) -> &mut [u8] {
-        let start = id.slot().saturating_mul(XATTR_BYTES);
+        let start = id.slot().saturating_mul(PLACE_BYTES);
         self.bytes
             .get_mut(start..start.saturating_add(XATTR_BYTES))
             .unwrap_or_default()
@@ -123,7 +125,8 @@ impl Values {
     pub fn will_be_written(&mut self, id: ValueId, name: UserName<'_>, size: u64, flags: u32) {
         if let Some(slot) = self.slots.get_mut(id.slot()) {
             let name = name.text().to_bytes_with_nul();
-            if let Some(place) = slot.name.get_mut(..name.len()) {
+            let start = id.slot() * PLACE_BYTES + XATTR_BYTES;
+            if let Some(place) = self.bytes.get_mut(start..start + name.len()) {
                 place.copy_from_slice(name);
             }
             slot.name_len = u16::try_from(name.len()).unwrap_or(0);
@@ -183,9 +186,10 @@ impl Values {
         if slot.done != slot.size {
             return Err(Errno::INVAL);
         }
-        let start = (id.slot() * XATTR_BYTES) as u64;
+        let start = (id.slot() * PLACE_BYTES) as u64;
         let bytes = self.bytes.get(range(start, start + slot.size));
-        let name = slot.name.get(..usize::from(slot.name_len));
+        let start = id.slot() * PLACE_BYTES + XATTR_BYTES;
+        let name = self.bytes.get(start..start + usize::from(slot.name_len));
         let name = name.unwrap_or_default();
         Ok(Some(Whole {
             name: CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?,

@@ -726,6 +726,7 @@ impl Gofer {
             let entry = entry?;
             let link = match fs::read_link(entry.path()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // closed since
+                Err(error) if error.kind() == io::ErrorKind::InvalidFilename => PathBuf::new(), // too long a path
                 link => link?,
             };
             let number = entry.file_name().to_string_lossy().parse();

@@ -226,11 +226,18 @@ macro_rules! replies {
     )* };
 }
 
+/// Fields in wire order, by name, with their types.
+pub type Layout = &'static [(&'static str, &'static str)];
+
 macro_rules! plain {
     ($( $(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } )*) => { $(
         $(#[$doc])*
         #[derive(Debug, Default, Clone, PartialEq, Eq)]
         pub struct $name { $(pub $field: $type),* }
+
+        impl $name {
+            pub const LAYOUT: Layout = &[$((stringify!($field), stringify!($type))),*];
+        }
 
         impl Take for $name {
             fn take(body: &mut Body<'_>) -> Option<Self> {
@@ -302,6 +309,21 @@ macro_rules! requests {
                     frame($number, tag, &body)
                 }
             )*
+        }
+
+        /// Number, name and fields of every request.
+        pub const REQUESTS: &[(u8, &str, Layout)] = &[
+            $(($number, stringify!($name), &[$((stringify!($field), stringify!($type))),*])),*
+        ];
+
+        impl Frame {
+            /// As [`Frame::answer`] to any request, for its type and length alone.
+            pub fn answers(self, kind: u8, tag: u16) -> Answer<()> {
+                match kind {
+                    $($number => self.answer::<$reply>(kind, tag).map(drop),)*
+                    _ => self.answer::<Empty>(kind, tag).map(drop),
+                }
+            }
         }
 
         /// Every request as a call: sent with a tag of its own, and its answer awaited.

@@ -106,20 +106,16 @@ impl Fs {
         let name = name.for_host(&mut buffer)?;
         let dir = self.directory(parent)?;
         make(dir, name)?;
+        let mut is_ours = true;
         let opened = hold(dir, name).and_then(|(fd, meta)| {
-            if meta.file_type() == kind {
-                Ok(fd)
-            } else {
-                Err(Errno::STALE)
-            }
+            is_ours = meta.file_type() == kind;
+            if is_ours { Ok(fd) } else { Err(Errno::STALE) }
         });
         match opened
             .and_then(|fd| self.own(fd.as_fd(), owner))
             .and_then(|meta| self.new_qid(parent, &meta))
         {
-            Ok(qid) => Ok(qid),
-            Err(Errno::STALE) => Err(Errno::STALE), // not ours to remove
-            Err(errno) => {
+            Err(errno) if is_ours => {
                 let flags = if kind == FileType::Directory {
                     AtFlags::REMOVEDIR
                 } else {
@@ -128,6 +124,7 @@ impl Fs {
                 let _undone = unlinkat(self.directory(parent)?, name, flags);
                 Err(errno)
             }
+            done => done,
         }
     }
 
@@ -173,11 +170,13 @@ impl Fs {
                     name,
                     AtFlags::empty(),
                 )?;
-                if node.is_file(&Meta::of_name(dir, name)?) {
-                    return Ok(());
-                }
+                let errno = match Meta::of_name(dir, name) {
+                    Ok(meta) if node.is_file(&meta) => return Ok(()),
+                    Ok(_) => Errno::STALE,
+                    Err(errno) => errno,
+                };
                 let _undone = unlinkat(dir, name, AtFlags::empty());
-                Err(Errno::STALE)
+                Err(errno)
             }
         }
     }

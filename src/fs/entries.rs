@@ -45,9 +45,13 @@ impl Fs {
         owner: Owner,
     ) -> Result<Qid, Errno> {
         let mode = Mode::from_raw_mode(perm);
-        self.made(parent, name, owner, FileType::Directory, &|dir, name| {
-            mkdirat(dir, name, mode)
-        })
+        self.made(
+            parent,
+            name,
+            (owner, 0),
+            FileType::Directory,
+            &|dir, name| mkdirat(dir, name, mode),
+        )
     }
 
     /// Makes a symlink to `target`, any bytes without NUL; see [`Fs::made`].
@@ -66,7 +70,7 @@ impl Fs {
             bytes.copy_from_slice(target);
         }
         let target = CStr::from_bytes_with_nul(text).map_err(|_| Errno::INVAL)?;
-        self.made(parent, name, owner, FileType::Symlink, &|dir, name| {
+        self.made(parent, name, (owner, 0), FileType::Symlink, &|dir, name| {
             symlinkat(target, dir, name)
         })
     }
@@ -83,8 +87,8 @@ impl Fs {
         owner: Owner,
     ) -> Result<Qid, Errno> {
         let kind = FileType::from_raw_mode(mode);
-        let mode = Mode::from_raw_mode(mode);
-        self.made(parent, name, owner, kind, &|dir, name| {
+        let (mode, set_ids) = owner.hold_back(mode);
+        self.made(parent, name, (owner, set_ids), kind, &|dir, name| {
             mknodat(dir, name, kind, mode, device)
         })
     }
@@ -98,7 +102,7 @@ impl Fs {
         &mut self,
         parent: NodeId,
         name: Name<'_>,
-        owner: Owner,
+        (owner, set_ids): (Owner, u32),
         kind: FileType,
         make: Make<'_>,
     ) -> Result<Qid, Errno> {
@@ -112,7 +116,7 @@ impl Fs {
             if is_ours { Ok(fd) } else { Err(Errno::STALE) }
         });
         match opened
-            .and_then(|fd| self.own(fd.as_fd(), owner))
+            .and_then(|fd| self.own(fd.as_fd(), owner, set_ids))
             .and_then(|meta| self.new_qid(parent, &meta))
         {
             Err(errno) if is_ours => {

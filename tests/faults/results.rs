@@ -5,7 +5,7 @@
 #![allow(non_upper_case_globals)] // in patterns
 
 use crate::harness::{Namespace, ROOT, expect_descriptors};
-use crate::p9::{Data, MSIZE, NOID, O_RDWR, refused, t};
+use crate::p9::{Client, Data, MSIZE, NOID, O_RDWR, refused, t};
 use crate::say;
 use crate::table::{describe, matching};
 use crate::tracer::{Done, How, Plan, Tracer};
@@ -18,6 +18,7 @@ use gofer::sandbox::seccomp::{ALLOWED, Modes};
 use linux_raw_sys::general::*;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
 
 const ERRNOS: [Errno; 7] = [
     Errno::ENOSPC,
@@ -36,7 +37,6 @@ const NEVER: &[(u32, &str)] = &[(__NR_exit_group, "it does not return")];
 const LOOP: &[u32] = &[
     __NR_ppoll,
     __NR_recvfrom,
-    __NR_sendto,
     __NR_sendmsg,
     __NR_madvise,
     __NR_write,
@@ -45,17 +45,17 @@ const LOOP: &[u32] = &[
 
 /// Failures that are none of the request's, by its name and the call, the last one of that kind in it; and why.
 const BORNE: &[(&str, u32, &str)] = &[
-    ("Tattach", __NR_fstat, NO_VERSION),
-    ("Tattach below", __NR_fstat, NO_VERSION),
-    ("Tlopen with O_APPEND", __NR_fstat, NO_VERSION),
-    ("Tlcreate for Linux", __NR_fstat, NO_VERSION),
-    ("Tlcreate by a user", __NR_fstat, NO_VERSION),
+    ("Tattach", __NR_newfstatat, NO_VERSION),
+    ("Tattach below", __NR_newfstatat, NO_VERSION),
+    ("Tlopen with O_APPEND", __NR_newfstatat, NO_VERSION),
+    ("Tlcreate for Linux", __NR_newfstatat, NO_VERSION),
+    ("Tlcreate by a user", __NR_newfstatat, NO_VERSION),
     ("Tlcreate by a user", __NR_fchmodat, LESS),
     ("Tmknod by a user", __NR_fchmodat, LESS),
     ("Trename", __NR_newfstatat, RENAMED),
     ("Trename onto a file", __NR_newfstatat, RENAMED),
     ("Tlock", __NR_openat, READING),
-    ("Tlock", __NR_fstat, READING), // of what was opened by its name
+    ("Tlock", __NR_newfstatat, READING), // of what was opened by its name
 ];
 const NO_VERSION: &str = "the qid has version 0, for which Linux turns its cache off";
 const LESS: &str = "what was made stays, without its set-id bits";
@@ -241,11 +241,16 @@ impl Trial {
 
     /// A call of the loop fails: after EINTR, and EAGAIN from a socket, nothing has happened; else the
     /// connection ends, or all.
-    fn break_loop(&mut self, case: &Case, number: u32) {
+    fn break_loop(&mut self, case: &Case, number: u32, nth: usize) {
         for errno in ERRNOS {
-            let (outcome, hit) = self.suffer(case, number, 1, How::Refuse(errno));
+            let (outcome, hit) = self.suffer(case, number, nth, How::Refuse(errno));
             self.note(&hit, errno);
-            let goes_on = errno == Errno::EINTR || errno == Errno::EAGAIN && number != __NR_ppoll;
+            let goes_on = match (number, errno) {
+                (_, Errno::EINTR) => true,
+                // The first wait is for one descriptor that stands for all: then all are asked about.
+                (__NR_ppoll, _) => nth == 1,
+                (_, errno) => errno == Errno::EAGAIN,
+            };
             // Before ppoll(2) fails, what came before it is answered.
             let is_done = goes_on || number == __NR_ppoll && outcome != Outcome::Lost;
             let wanted = if is_done {
@@ -289,10 +294,11 @@ fn torment_all(start: Start, mode: Modes, cases: &[Case]) -> Told {
 fn break_loops() -> Told {
     let mut trial = Trial::new(PLAIN, Modes::BY_PROC_FD);
     let (getattr, lopen) = (named("Tgetattr"), named("Tlopen for both"));
-    trial.break_loop(&getattr, __NR_ppoll);
-    trial.break_loop(&getattr, __NR_recvfrom);
-    trial.break_loop(&getattr, __NR_sendto);
-    trial.break_loop(&lopen, __NR_sendmsg);
+    trial.break_loop(&getattr, __NR_ppoll, 1);
+    trial.break_loop(&getattr, __NR_ppoll, 2);
+    trial.break_loop(&getattr, __NR_recvfrom, 1);
+    trial.break_loop(&getattr, __NR_sendmsg, 1);
+    trial.break_loop(&lopen, __NR_sendmsg, 1);
     // Memory goes back when it has been quiet for a while.
     trial.pester(&named("Tread"), __NR_madvise, [How::Refuse, How::Overwrite]);
     let mut logged = Trial::new(
@@ -395,6 +401,32 @@ fn requests_without_a_fault_make_no_call_of_their_own() {
     }
 }
 
+/// It waits by recvfrom(2) itself then, and not by ppoll(2).
+#[test]
+fn receive_that_fails_on_the_only_connection_is_tried_again_or_ends_the_program_in_peace() {
+    let mut world = World::new(PLAIN);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    drop(std::mem::replace(&mut world.witness, Client::new(ours)));
+    for _ in 0..10 {
+        world.victim.getattr(ROOT, 0).unwrap();
+    }
+    let tracer = Tracer::new(&world.gofer);
+    for errno in [Errno::EINTR, Errno::EAGAIN] {
+        tracer.begin(once(__NR_recvfrom, How::Refuse(errno)), None);
+        world.victim.getattr(ROOT, 0).unwrap();
+        tracer.wait_hit();
+        let hit = tracer.hit().expect("a hit");
+        assert_eq!(hit.call.args[3], 0, "it does not wait: {hit:x?}");
+        world.victim.getattr(ROOT, 0).unwrap();
+    }
+    tracer.begin(once(__NR_recvfrom, How::Refuse(Errno::EIO)), None);
+    world.victim.getattr(ROOT, 0).unwrap();
+    tracer.wait_hit();
+    world.victim.expect_closed();
+    assert_eq!(world.gofer.exit().code, Some(0));
+}
+
 // ---- short counts ----------------------------------------------------------------------------
 
 fn once(number: u32, how: How) -> Plan {
@@ -482,7 +514,7 @@ fn frames_that_come_and_go_short_are_whole() {
     let whole =
         |world: &mut World, _| assert_eq!(world.victim.getattr(3, 0).unwrap().attr.size, 10_000);
     cut("Tgetattr", __NR_recvfrom, &[1, 4, 7, 18], whole);
-    cut("Tgetattr", __NR_sendto, &[1, 4, 7, 159], whole);
+    cut("Tgetattr", __NR_sendmsg, &[1, 4, 7, 159], whole);
     cut("Tlopen for both", __NR_sendmsg, &[1, 7, 23], |world, _| {
         let opened = world.victim.lopen(3, O_RDWR).unwrap();
         let file = std::fs::File::from(opened.fd.expect("a descriptor with the first byte"));
@@ -516,7 +548,7 @@ fn attach_whose_fstat_fails_is_eio_and_holds_nothing() {
     world.victim.version(MSIZE, b"9P2000.L.Google.7").unwrap();
     tracer.wait_idle();
     let before = world.gofer.descriptor_count();
-    tracer.begin(once(__NR_fstat, How::Refuse(Errno::ENOMEM)), None);
+    tracer.begin(once(__NR_newfstatat, How::Refuse(Errno::ENOMEM)), None);
     refused(world.victim.attach_root(ROOT), Errno::EIO);
     tracer.wait_hit();
     refused(world.victim.getattr(ROOT, 0), Errno::EBADF);

@@ -229,7 +229,11 @@ fn at_call(pid: Pid, state: &mut State, changed: &mut Option<Changed>) -> nix::R
     }
     state.stops += 1;
     if is_entry {
-        state.is_idle = call.number == __NR_ppoll && waits(pid, call.args[2])?;
+        state.is_idle = match call.number {
+            __NR_ppoll => waits(pid, call.args[2])?,
+            __NR_recvfrom => call.args[3] == 0, // no MSG_DONTWAIT
+            _ => false,
+        };
         let mut how = None;
         if let Some((number, errno)) = state.first
             && number == call.number

@@ -264,6 +264,15 @@ pub enum Time {
     At(u64, u64),
 }
 
+impl Owner {
+    /// A new file's mode, and the set-id bits of it that wait until it has its owner: so that none is ever
+    /// another's.
+    pub(super) fn hold_back(self, perm: u32) -> (Mode, u32) {
+        let set_ids = if self.lenient { perm & 0o6000 } else { 0 };
+        (Mode::from_raw_mode(perm & !set_ids), set_ids)
+    }
+}
+
 impl Time {
     fn host(self) -> Timespec {
         match self {
@@ -334,21 +343,28 @@ impl Fs {
         }
     }
 
-    /// Gives a file just made to its owner, where that is given and differs. Its attributes afterwards.
+    /// Gives a file just made to its owner, where that is given and differs, and then the bits `set_ids` that
+    /// [`Owner::hold_back`] gave. Its attributes afterwards.
     ///
     /// Errors: fstat(2)'s, fchownat(2)'s.
-    pub(super) fn own(&self, fd: BorrowedFd<'_>, owner: Owner) -> Result<Meta, Errno> {
+    pub(super) fn own(
+        &self,
+        fd: BorrowedFd<'_>,
+        owner: Owner,
+        set_ids: u32,
+    ) -> Result<Meta, Errno> {
         let Owner { uid, gid, lenient } = owner;
         let meta = Meta::of(fd)?;
         let (has_uid, has_gid) = meta.owner();
-        if (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid) {
+        let is_owned = (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid);
+        if is_owned && set_ids == 0 {
             return Ok(meta);
         }
         match chown(fd, (uid, gid)) {
             Err(Errno::PERM | Errno::INVAL) if lenient => {} // or ids that are not mapped here
             done => done?,
         }
-        let perm = meta.0.st_mode;
+        let perm = meta.0.st_mode | set_ids;
         if lenient && perm & 0o6000 != 0 {
             let _kept = self.set_mode_of(fd, perm);
         }

@@ -45,9 +45,13 @@ impl Fs {
         owner: Owner,
     ) -> Result<Qid, Errno> {
         let mode = Mode::from_raw_mode(perm);
-        self.made(parent, name, owner, FileType::Directory, &|dir, name| {
-            mkdirat(dir, name, mode)
-        })
+        self.made(
+            parent,
+            name,
+            (owner, 0),
+            FileType::Directory,
+            &|dir, name| mkdirat(dir, name, mode),
+        )
     }
 
     /// Makes a symlink to `target`, any bytes without NUL; see [`Fs::made`].
@@ -66,7 +70,7 @@ impl Fs {
             bytes.copy_from_slice(target);
         }
         let target = CStr::from_bytes_with_nul(text).map_err(|_| Errno::INVAL)?;
-        self.made(parent, name, owner, FileType::Symlink, &|dir, name| {
+        self.made(parent, name, (owner, 0), FileType::Symlink, &|dir, name| {
             symlinkat(target, dir, name)
         })
     }
@@ -83,8 +87,8 @@ impl Fs {
         owner: Owner,
     ) -> Result<Qid, Errno> {
         let kind = FileType::from_raw_mode(mode);
-        let mode = Mode::from_raw_mode(mode);
-        self.made(parent, name, owner, kind, &|dir, name| {
+        let (mode, set_ids) = owner.hold_back(mode);
+        self.made(parent, name, (owner, set_ids), kind, &|dir, name| {
             mknodat(dir, name, kind, mode, device)
         })
     }
@@ -98,7 +102,7 @@ impl Fs {
         &mut self,
         parent: NodeId,
         name: Name<'_>,
-        owner: Owner,
+        (owner, set_ids): (Owner, u32),
         kind: FileType,
         make: Make<'_>,
     ) -> Result<Qid, Errno> {
@@ -106,20 +110,16 @@ impl Fs {
         let name = name.for_host(&mut buffer)?;
         let dir = self.directory(parent)?;
         make(dir, name)?;
+        let mut is_ours = true;
         let opened = hold(dir, name).and_then(|(fd, meta)| {
-            if meta.file_type() == kind {
-                Ok(fd)
-            } else {
-                Err(Errno::STALE)
-            }
+            is_ours = meta.file_type() == kind;
+            if is_ours { Ok(fd) } else { Err(Errno::STALE) }
         });
         match opened
-            .and_then(|fd| self.own(fd.as_fd(), owner))
+            .and_then(|fd| self.own(fd.as_fd(), owner, set_ids))
             .and_then(|meta| self.new_qid(parent, &meta))
         {
-            Ok(qid) => Ok(qid),
-            Err(Errno::STALE) => Err(Errno::STALE), // not ours to remove
-            Err(errno) => {
+            Err(errno) if is_ours => {
                 let flags = if kind == FileType::Directory {
                     AtFlags::REMOVEDIR
                 } else {
@@ -128,6 +128,7 @@ impl Fs {
                 let _undone = unlinkat(self.directory(parent)?, name, flags);
                 Err(errno)
             }
+            done => done,
         }
     }
 
@@ -167,11 +168,13 @@ impl Fs {
                 let mut buffer = NameBuffer::new();
                 let old = buffer.fill(self.names.get(node.name()))?;
                 linkat(self.above(node)?, old, dir, name, AtFlags::empty())?;
-                if node.is_file(&Meta::of_name(dir, name)?) {
-                    return Ok(());
-                }
+                let errno = match Meta::of_name(dir, name) {
+                    Ok(meta) if node.is_file(&meta) => return Ok(()),
+                    Ok(_) => Errno::STALE,
+                    Err(errno) => errno,
+                };
                 let _undone = unlinkat(dir, name, AtFlags::empty());
-                Err(Errno::STALE)
+                Err(errno)
             }
         }
     }

@@ -199,8 +199,9 @@ impl Fs {
         let host_flags =
             host_access | more | ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let dir = self.directory(parent)?;
-        let fd = openat(dir, host_name, host_flags, Mode::from_raw_mode(perm))?;
-        let made = self.own(fd.as_fd(), owner).and_then(|meta| {
+        let (mode, set_ids) = owner.hold_back(perm);
+        let fd = openat(dir, host_name, host_flags, mode)?;
+        let made = self.own(fd.as_fd(), owner, set_ids).and_then(|meta| {
             let open = self.keep_open(fd, access)?;
             match self.add(parent, name, None, &meta) {
                 Ok(node) => Ok((node, open)),

@@ -80,7 +80,7 @@ run_v9fs() {
 run_bench() {
     local words=() fork=target/interop/bin/fork
     ! command -v diod >/dev/null || words+=(--peer "diod=diod -f -n -r {} -w {} -e {tree} -L stderr")
-    [ ! -x $fork ] || words+=(--peer "Go=$fork --bundle {bundle} --io-fds {}")
+    [ ! -x $fork ] || words+=(--peer "Go=$fork --bundle {bundle} --io-fds={}")
     cargo bench --locked --quiet --bench serving -- "${words[@]}" "$@"
 }
 

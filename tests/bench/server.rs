@@ -163,14 +163,13 @@ impl Server {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         drop(theirs);
-        let aname = match kind {
-            Kind::Peer(_) => root.to_string_lossy().into_owned(),
-            _ => "/".to_owned(),
-        };
+        // A server that is told the path of the tree is asked for it.
+        let path = root.to_string_lossy();
+        let tree = matches!(kind, Kind::Peer(line) if line.contains("{tree}")).then_some(&*path);
         let (mut lines, mut start) = (Vec::new(), None);
         for socket in ours {
             let mut line = Line::new(socket);
-            line.attach(version, &aname);
+            line.attach(version, tree);
             start.get_or_insert_with(|| begun.elapsed());
             lines.push(line);
         }
@@ -251,7 +250,8 @@ impl Line {
         }
     }
 
-    fn attach(&mut self, version: &str, aname: &str) {
+    /// Agrees on a version, and attaches, to `/` or to a path.
+    fn attach(&mut self, version: &str, tree: Option<&str>) {
         let mut asked = version;
         loop {
             let sent = self.exchange(&t::version(u16::MAX, MSIZE, asked.as_bytes()), 1, false);
@@ -265,9 +265,10 @@ impl Line {
             assert_ne!(asked, "9P2000.L", "the server speaks no 9P2000.L");
             asked = "9P2000.L"; // one that knows no other
         }
-        let user = if aname == "/" { NOID } else { 0 };
-        let name: &[u8] = if aname == "/" { b"" } else { b"root" };
-        self.done(&t::attach(1, ROOT, NOFID, name, aname.as_bytes(), user));
+        self.done(&match tree {
+            None => t::attach(1, ROOT, NOFID, b"", b"/", NOID),
+            Some(tree) => t::attach(1, ROOT, NOFID, b"root", tree.as_bytes(), 0),
+        });
     }
 
     /// One request that must be done.

@@ -84,6 +84,18 @@ pub fn fill(root: &Path, entries: usize) {
     }
 }
 
+/// Removes what a workload left that stopped half-way.
+pub fn tidy(root: &Path) {
+    for slot in 0..DEEPEST {
+        drop(fs::remove_file(root.join(format!("s/n{slot}"))));
+        drop(fs::remove_dir(root.join(format!("s/d{slot}"))));
+        drop(fs::rename(
+            root.join(format!("r/b{slot}")),
+            root.join(format!("r/a{slot}")),
+        ));
+    }
+}
+
 /// What is sent first, one at a time: walks to what the workloads need. The root is attached.
 pub fn preparation() -> Vec<Vec<u8>> {
     let walk = |fid, name: &[u8]| t::walk(1, ROOT, fid, &[name]);

@@ -258,7 +258,7 @@ fn list(calls: &[&str], repeats: usize) -> String {
 
 /// Prints past the test harness, which would keep it for itself.
 fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    writeln!(std::io::stderr(), "{text}").expect("write to standard error");
 }
 
 #[test]

@@ -12,6 +12,8 @@ usage: ./build.sh [command]
   demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
   v9fs [SUITE...|all]
                mount the binary with Linux's own 9P client, in a guest, and run suites on it (default: those of CI); as root
+  bench [OPTION...]
+               measure the binary beside a limit and other servers; as root (OPTIONs: ./build.sh bench --help, docs/bench.md)
   interop      drive the binary with a Go client of gVisor's protocol, beside a second server, and start it as runtimes do
   help         this text
 TEXT
@@ -74,6 +76,14 @@ run_v9fs() {
     tests/v9fs/run.sh "$@"
 }
 
+# Others to measure beside us: those that are there.
+run_bench() {
+    local words=() fork=target/interop/bin/fork
+    ! command -v diod >/dev/null || words+=(--peer "diod=diod -f -n -r {} -w {} -e {tree} -L stderr")
+    [ ! -x $fork ] || words+=(--peer "Go=$fork --bundle {bundle} --io-fds={}")
+    cargo bench --locked --quiet --bench serving -- "${words[@]}" "$@"
+}
+
 test_all() {
     [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
     stage packages need_test_tools
@@ -100,6 +110,12 @@ case "${1-}" in
         need_v9fs_tools "$2"
         build
         run_v9fs "${@:2}"
+        ;;
+    bench)
+        [ "$(id -u)" -eq 0 ] || die "the bench mounts a tmpfs: run it as root"
+        need_tools
+        build
+        run_bench "${@:2}"
         ;;
     interop)
         need_tools

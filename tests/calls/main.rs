@@ -1,0 +1,329 @@
+//! How many system calls the served process makes for an operation: exact, and the same on every machine.
+//!
+//! The program runs under strace(1). A client does each workload of the bench some times, with a Tstatfs
+//! before and behind each, whose fstatfs(2) tells them apart in the trace. It sends only to a process that
+//! sleeps, so that what it sends together is there together.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+#[path = "../client/harness.rs"]
+mod harness;
+#[path = "../client/p9.rs"]
+mod p9;
+#[allow(dead_code, unreachable_pub)] // the bench's
+#[path = "../bench/work.rs"]
+mod work;
+
+use harness::{Gofer, Launch, Mount, ROOT, TempDir, Tree, binary, spec, write_spec};
+use p9::{Client, RLERROR, t};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use work::{DEEPEST, fill, preparation, works};
+
+/// For each workload its calls: on the only connection, on one of four, and for 16 in flight on the only
+/// connection, sent together; "–" where more is sent than the socket takes at once.
+const TABLE: &[[&str; 4]] = &[
+    [
+        "getattr",
+        "4: ppoll, recvfrom, fstat, sendto",
+        "4: ppoll, recvfrom, fstat, sendto",
+        "19: ppoll, recvfrom, 16 fstat, sendto",
+    ],
+    [
+        "walk + getattr + clunk",
+        "13: 3 ppoll, 3 recvfrom, openat, 2 fstat, 3 sendto, close",
+        "13: 3 ppoll, 3 recvfrom, openat, 2 fstat, 3 sendto, close",
+        "75: 4 ppoll, 3 recvfrom, 16 openat, 32 fstat, 4 sendto, 16 close",
+    ],
+    [
+        "walkgetattr + clunk",
+        "9: 2 ppoll, 2 recvfrom, openat, fstat, 2 sendto, close",
+        "9: 2 ppoll, 2 recvfrom, openat, fstat, 2 sendto, close",
+        "56: 3 ppoll, 2 recvfrom, 16 openat, 16 fstat, 3 sendto, 16 close",
+    ],
+    [
+        "walk of 8 names + clunk",
+        "30: 2 ppoll, 2 recvfrom, 8 openat, 8 fstat, 2 sendto, 8 close",
+        "30: 2 ppoll, 2 recvfrom, 8 openat, 8 fstat, 2 sendto, 8 close",
+        "–",
+    ],
+    [
+        "walk + open + clunk",
+        "14: 3 ppoll, 3 recvfrom, 2 openat, fstat, 2 sendto, sendmsg, 2 close",
+        "14: 3 ppoll, 3 recvfrom, 2 openat, fstat, 2 sendto, sendmsg, 2 close",
+        "106: 4 ppoll, 3 recvfrom, 32 openat, 16 fstat, 3 sendto, 16 sendmsg, 32 close",
+    ],
+    [
+        "read 4 KiB",
+        "4: ppoll, recvfrom, pread64, sendto",
+        "4: ppoll, recvfrom, pread64, sendto",
+        "19: ppoll, recvfrom, 16 pread64, sendto",
+    ],
+    [
+        "read 64 KiB",
+        "4: ppoll, recvfrom, pread64, sendto",
+        "4: ppoll, recvfrom, pread64, sendto",
+        "–",
+    ],
+    [
+        "write 4 KiB",
+        "4: ppoll, recvfrom, pwrite64, sendto",
+        "4: ppoll, recvfrom, pwrite64, sendto",
+        "–",
+    ],
+    [
+        "create + write 4 KiB + clunk + unlink",
+        "20: 5 ppoll, 5 recvfrom, 4 sendto, openat, fstat, sendmsg, pwrite64, close, unlinkat",
+        "20: 5 ppoll, 5 recvfrom, 4 sendto, openat, fstat, sendmsg, pwrite64, close, unlinkat",
+        "–",
+    ],
+    [
+        "mkdir + rmdir",
+        "12: 2 ppoll, 2 recvfrom, mkdirat, openat, 2 fstat, close, 2 sendto, unlinkat",
+        "12: 2 ppoll, 2 recvfrom, mkdirat, openat, 2 fstat, close, 2 sendto, unlinkat",
+        "102: 2 ppoll, 2 recvfrom, 16 mkdirat, 16 openat, 32 fstat, 16 close, 2 sendto, 16 unlinkat",
+    ],
+    [
+        "rename",
+        "4: ppoll, recvfrom, renameat, sendto",
+        "4: ppoll, recvfrom, renameat, sendto",
+        "19: ppoll, recvfrom, 16 renameat, sendto",
+    ],
+];
+
+/// Times that each workload is done and counted.
+const TIMES: usize = 4;
+/// The most that a socket pair hands over at once, whatever it is told to buffer, bytes.
+const AT_ONCE: usize = 32 << 10;
+
+/// A program under strace, with its connections.
+struct Traced {
+    gofer: Gofer,
+    clients: Vec<Client>,
+    /// The process that is traced.
+    pid: String,
+    marks: usize,
+}
+
+impl Traced {
+    fn start(tree: &Tree, trace: &Path, connections: usize) -> Traced {
+        let mounts = vec![Mount::bind("/s", &[]); connections - 1];
+        write_spec(&tree.bundle(), &spec(&tree.root(), false, &mounts));
+        let mut words: Vec<OsString> = ["-f", "-o"].map(OsString::from).into();
+        words.extend([trace.into(), binary().into(), "--bundle".into()]);
+        words.push(tree.bundle().into());
+        for number in 3..3 + connections {
+            words.extend(["--io-fds".into(), number.to_string().into()]);
+        }
+        let launch = Launch::raw(&words).sockets(connections);
+        let mut gofer = launch.binary(Path::new("strace")).start();
+        let clients = (0..connections).map(|at| gofer.connect(at)).collect();
+        let tracer = gofer.pid();
+        let children = gofer.proc_text(&format!("task/{tracer}/children")).unwrap();
+        let pid = children.trim().to_owned();
+        Traced {
+            gofer,
+            clients,
+            pid,
+            marks: 0,
+        }
+    }
+
+    /// Sends to the process as soon as it sleeps; as many replies are awaited.
+    fn exchange(&mut self, bytes: &[u8], replies: usize) {
+        let stat = Path::new("/proc").join(&self.pid).join("stat");
+        loop {
+            let text = fs::read_to_string(&stat).expect("a live process");
+            let (_, behind) = text.rsplit_once(") ").expect("a name in brackets");
+            if behind.starts_with('S') {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.clients[0].send(bytes).unwrap();
+        for _ in 0..replies {
+            let reply = self.clients[0].recv().unwrap();
+            assert_ne!(reply.kind, RLERROR, "{reply:?}");
+        }
+    }
+
+    /// Puts a mark in the trace; its number.
+    fn mark(&mut self) -> usize {
+        self.exchange(&t::statfs(1, ROOT), 1);
+        self.marks += 1;
+        self.marks - 1
+    }
+}
+
+/// The calls of each workload that can be counted at this depth.
+fn counted(connections: usize, depth: usize) -> Vec<(&'static str, String)> {
+    let tree = Tree::new();
+    fill(&tree.root(), 10);
+    let own = TempDir::new();
+    let trace = own.path().join("trace");
+    let mut traced = Traced::start(&tree, &trace, connections);
+    for request in preparation() {
+        traced.exchange(&request, 1);
+    }
+    traced.mark();
+    let empty = traced.mark();
+    let mut at = Vec::new();
+    for work in works(depth) {
+        let sent = work.stages.iter().map(|stage| stage.bytes.len()).max();
+        let is_deep = work.is_deep || depth == 1;
+        if !is_deep
+            || sent > Some(AT_ONCE)
+            || work.frame > 128 << 10
+            || work.speaks == work::Speaks::Linux
+        {
+            continue;
+        }
+        for time in 0..=TIMES {
+            for stage in &work.stages {
+                traced.exchange(&stage.bytes, stage.replies);
+            }
+            let mark = traced.mark();
+            if time == 0 {
+                at.push((work.name, work.operations / depth, mark)); // the first finds nothing as it is later
+            }
+        }
+    }
+    traced.clients.clear();
+    let exit = traced.gofer.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+
+    let text = fs::read_to_string(&trace).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(call).collect();
+    let between: Vec<&[&str]> = names.split(|&name| name == "fstatfs").collect();
+    // The reply to a mark stands first, the wait for the next one last.
+    let [_, waits @ ..] = between[empty] else {
+        panic!("nothing between two marks");
+    };
+    at.iter()
+        .map(|&(name, repeats, mark)| {
+            let lists: Vec<String> = (mark + 1..=mark + TIMES)
+                .map(|at| {
+                    let [_, calls @ ..] = between[at] else {
+                        panic!("nothing between two marks");
+                    };
+                    let calls = calls.strip_suffix(waits).expect("the wait for a mark");
+                    list(calls, repeats)
+                })
+                .collect();
+            assert!(
+                lists.iter().all(|list| *list == lists[0]),
+                "{name}: {lists:#?}"
+            );
+            (name, lists[0].clone())
+        })
+        .collect()
+}
+
+/// The call of a line of the trace. None: no call; or one of a process that was left alone for a while and
+/// gives memory back, which is a matter of time. A look at the peers without waiting counts.
+fn call(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(' ')?;
+    let (name, rest) = rest.trim_start().split_once('(')?;
+    assert!(!rest.contains("unfinished"), "{line}");
+    let waited = name == "ppoll" && rest.ends_with("= 0 (Timeout)") && !rest.contains("tv_nsec=0}");
+    (name != "madvise" && !waited && !name.contains(' ')).then_some(name)
+}
+
+/// `14: 3 ppoll, 3 recvfrom, ...`, in the order in which they are first made.
+fn list(calls: &[&str], repeats: usize) -> String {
+    let calls = &calls[..calls.len() / repeats];
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for &name in calls {
+        match counts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let words: Vec<String> = counts
+        .iter()
+        .map(|&(name, count)| match count {
+            1 => name.to_owned(),
+            _ => format!("{count} {name}"),
+        })
+        .collect();
+    format!("{}: {}", calls.len(), words.join(", "))
+}
+
+/// Prints past the test harness, which would keep it for itself.
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("write to standard error");
+}
+
+#[test]
+fn system_calls_of_an_operation_are_those_of_the_table() {
+    let [one, four, deep] =
+        [(1, 1), (4, 1), (1, DEEPEST)].map(|(connections, depth)| counted(connections, depth));
+    let find = |list: &[(&str, String)], name: &str| {
+        let found = list.iter().find(|(known, _)| *known == name);
+        found.map_or("–".to_owned(), |(_, calls)| calls.clone())
+    };
+    let measured: Vec<[String; 4]> = one
+        .iter()
+        .map(|(name, calls)| {
+            [
+                (*name).to_owned(),
+                calls.clone(),
+                find(&four, name),
+                find(&deep, name),
+            ]
+        })
+        .collect();
+    if measured != TABLE {
+        for row in &measured {
+            say(&format!("    {row:?},"));
+        }
+    }
+    for (row, wanted) in measured.iter().zip(TABLE) {
+        assert_eq!(
+            row, wanted,
+            "calls changed: where they are fewer, the table is to say so"
+        );
+    }
+    assert_eq!(measured.len(), TABLE.len());
+}
+
+/// The same table, for people.
+#[test]
+fn table_in_the_documentation_is_the_same() {
+    let mut text = String::from(
+        "| work | one connection | four connections | 16 in flight, one connection |\n|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench.md");
+    let documented = fs::read_to_string(&file).unwrap();
+    if !documented.contains(&text) {
+        say(&text);
+        panic!("{} has not the table above", file.display());
+    }
+}
+
+#[test]
+fn line_of_the_trace_is_read() {
+    assert_eq!(call("77    fstat(8, {st_mode=S_IFREG}) = 0"), Some("fstat"));
+    assert_eq!(
+        call("77    ppoll([{fd=8}], 1, NULL, NULL, 0) = 1 ([{fd=8}])"),
+        Some("ppoll")
+    );
+    assert_eq!(
+        call("77    ppoll([{fd=8}], 1, {tv_sec=0, tv_nsec=100000000}, NULL, 0) = 0 (Timeout)"),
+        None
+    );
+    let look = "77    ppoll([{fd=8}], 1, {tv_sec=0, tv_nsec=0}, NULL, 0) = 0 (Timeout)";
+    assert_eq!(call(look), Some("ppoll"));
+    assert_eq!(call("77    madvise(0x7f, 4096, MADV_DONTNEED) = 0"), None);
+    assert_eq!(call("77    +++ exited with 0 +++"), None);
+}

@@ -117,7 +117,7 @@ impl Server {
             ours.push(our);
             theirs.push(their);
         }
-        let numbers = theirs.iter().map(|socket| socket.as_raw_fd().to_string());
+        let mut numbers = theirs.iter().map(|socket| socket.as_raw_fd().to_string());
         let root = place.root();
         let mut command = match kind {
             Kind::Gofer => {
@@ -134,7 +134,7 @@ impl Server {
                 command
             }
             Kind::Peer(line) => {
-                let number = numbers.last().expect("one socket");
+                let number = numbers.next().expect("one socket");
                 let bundle = place.bundle(0);
                 let words: Vec<String> = line
                     .split_whitespace()

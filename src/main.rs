@@ -13,7 +13,7 @@ use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
 use gofer::decimal::is_among;
 use gofer::fs::Fs;
-use gofer::fs::attach::Attach;
+use gofer::fs::attach::{self, Attach};
 use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::FIRST_FREE_FD;
@@ -22,7 +22,7 @@ use gofer::log::{self, Log};
 use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
-use gofer::sandbox::{caps, descriptors, root};
+use gofer::sandbox::{caps, descriptors, detached, landlock, root};
 use gofer::server::connection::listen;
 use gofer::server::dispatch::Policy;
 use gofer::server::{SPEAKS_9P, Server};
@@ -35,7 +35,7 @@ use gofer::tables::Key;
 use gofer::text;
 use gofer::text::Arg::{Flag, Hex, Number, Of, Quoted, Raw, Said, Signed, Str};
 use gofer::text::Told;
-use rustix::fd::{OwnedFd, RawFd};
+use rustix::fd::{AsFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 use startup::banner::{Listed, VERSION, banner};
@@ -208,7 +208,9 @@ fn serve_logged(
     let root_path = join(bundle, spec.root_path);
     let is_in_place = !is_l || options.flag("TESTONLY-unsafe-nonroot");
     let places = later::places(&spec, bundle, is_l)?;
-    if !is_in_place && options.flag("setup-root") {
+    let is_made = !is_in_place && options.flag("setup-root");
+    let restricts = is_made || may_restrict(places, log);
+    if is_made {
         newroot::make(places, &join(b"/", spec.cwd)).map_err(Fatal)?;
     } else if !is_in_place {
         newroot::find(places);
@@ -232,11 +234,24 @@ fn serve_logged(
         false => newroot::SERVED.to_bytes(),
     };
     enter_root(new_root, log)?;
-    if let Some(kept) = kept {
-        caps::drop_chroot(kept).map_err(step("Unable to apply caps: capset"))?;
+    if is_in_place {
+        for place in places.iter_mut() {
+            place.tree = attach::open_path(place.path);
+        }
     }
+    detach(places, restricts, log);
+    let rules = landlock::rules(places);
     let special = special(options);
-    let attaches = open_attach_points(&spec, &root_path, places, sockets, special, log)?;
+    let attaches = open_attach_points(&spec, &root_path, places, sockets, (special, reopen), log)?;
+    match detached::enter_empty() {
+        Ok(()) => log.info(text!(
+            "Root and working directory are empty and read-only now"
+        )),
+        Err(errno) => log.warning(text!("No empty directory for a root: %", Of(errno))),
+    }
+    if let Some(kept) = kept {
+        caps::drop_startup(kept).map_err(step("Unable to apply caps: capset"))?;
+    }
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + 1 + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
@@ -249,7 +264,7 @@ fn serve_logged(
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
-    install_filter(reopen, special.sockets, log)?;
+    install_filter(reopen, special.sockets, rules, log)?;
     entry::SERVING.store(true, Ordering::Relaxed);
     match server.serve() {
         Ok(()) => log.info(text!("All 9P servers exited.")),
@@ -309,19 +324,71 @@ fn enter_root(path: &[u8], log: &Log) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// A mount namespace of our own, where there are read-only mounts below a root that is not so: they become
+/// read-only there, wherever they are reached from.
+fn may_restrict(places: &[Place], log: &Log) -> bool {
+    let mut of = places.iter().map(Place::is_read_only);
+    of.next() == Some(false)
+        && of.any(|read_only| read_only)
+        && told(b"/", raw::unshare_mounts(), log).is_some()
+}
+
+/// Detached clones in the places' stead. The root's comes last, when the mounts that are read-only may be made so
+/// with all that lies below them.
+fn detach(places: &mut [Place], restricts: bool, log: &Log) {
+    let unbindable = places.iter().any(Place::is_unbindable);
+    let Some((root, binds)) = places.split_first_mut() else {
+        return;
+    };
+    let mut sources = List::new();
+    for place in binds {
+        let read_only = place.is_read_only();
+        if let Ok(tree) = &mut place.tree
+            && let Some(source) = told(place.name, detached::detach(tree, read_only), log)
+            && read_only
+            && restricts
+        {
+            sources.push((place.name, source));
+        }
+    }
+    for (name, source) in sources.iter() {
+        told(name, raw::restrict_mounts(source.as_fd(), 1), log);
+    }
+    let read_only = root.is_read_only();
+    if let Ok(tree) = &mut root.tree {
+        let done = match unbindable {
+            true => Err(Errno::INVAL),
+            false => detached::detach(tree, read_only),
+        };
+        told(root.name, done, log);
+    }
+}
+
+/// A step that can be done without, its failure told.
+fn told<T>(name: &[u8], done: Result<T, Errno>, log: &Log) -> Option<T> {
+    done.inspect_err(|&errno| {
+        log.warning(text!(
+            "\"%\" is not held by mounts alone: %",
+            Quoted(name),
+            Of(errno)
+        ))
+    })
+    .ok()
+}
+
 /// One attach point for each socket: the root, then the mounts in their order.
 fn open_attach_points(
     spec: &Spec,
     root_path: &[u8],
     places: &mut [Place],
     sockets: &[(OwnedFd, RawFd)],
-    special: Special,
+    (special, reopen): (Special, Reopen),
     log: &Log,
 ) -> Result<List<Attach>, Fatal> {
     let (count, mounts) = (sockets.len() as u64, places.len() as u64);
     let mut attaches = List::new();
     for (place, (_, number)) in places.iter_mut().zip(sockets) {
-        let read_only = place.flags.attributes & 1 != 0;
+        let read_only = place.is_read_only();
         let (name, fd, ro) = (Raw(place.name), Signed((*number).into()), Flag(read_only));
         if attaches.is_empty() {
             let mapped = Quoted(root_path);
@@ -334,7 +401,8 @@ fn open_attach_points(
         } else {
             log.info(text!("Serving \"%\" mapped on FD % (ro: %)", name, fd, ro));
         }
-        let attach = Attach::open(place.path, read_only, special, place.tree.take());
+        let tree = core::mem::replace(&mut place.tree, Err(Errno::BADF));
+        let attach = Attach::new(tree, place.path, read_only, special, reopen);
         if let Some(errno) = attach.failure() {
             log.warning(text!(
                 "Attach point \"%\" cannot be opened: %",
@@ -364,7 +432,12 @@ fn open_attach_points(
     Ok(attaches)
 }
 
-fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal> {
+fn install_filter(
+    reopen: Reopen,
+    sockets: bool,
+    rules: Result<OwnedFd, Errno>,
+    log: &Log,
+) -> Result<(), Fatal> {
     let modes = match reopen {
         Reopen::ProcFd if sockets => {
             root::work_in_proc_fd().map_err(step("entering the clone of /proc/self/fd"))?;
@@ -383,6 +456,10 @@ fn install_filter(reopen: Reopen, sockets: bool, log: &Log) -> Result<(), Fatal>
     raw::no_new_privs().map_err(step(
         "Failed to install seccomp filters: Failed to set no_new_privs",
     ))?;
+    match rules.and_then(|rules| raw::landlock_restrict(rules.as_fd())) {
+        Ok(()) => log.info(text!("Landlock rules installed.")),
+        Err(errno) => log.warning(text!("No Landlock rules: %", Of(errno))),
+    }
     seccomp::install(modes).map_err(step(
         "Failed to install seccomp filters: Failed to set filter",
     ))?;

@@ -5,6 +5,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::attr::{Meta, Special};
+use super::file::Reopen;
 use super::tree::Node;
 use super::{Fs, NodeId};
 use crate::limits::DEVICES;
@@ -25,17 +26,23 @@ pub struct Attach {
 
 struct Opened {
     root: OwnedFd,
-    /// Of a root that is not a directory: where it lies and what it is called there.
+    /// Of a root that is not a directory, where that is how it is opened again: where it lies and what it is
+    /// called there.
     holder: Option<(OwnedFd, &'static [u8])>,
 }
 
 impl Attach {
-    /// Opens the attach point at `path`, absolute, below the process's root, or takes `made` for it.
-    /// Symlinks on the way are followed inside that root; the last component is not. A failure is kept
-    /// for Tattach to tell: a mount's destination need not exist (gofer.md 7).
-    pub fn open(path: &[u8], read_only: bool, special: Special, made: Option<OwnedFd>) -> Self {
+    /// The attach point `root`, at `path` below the process's root. A failure is kept for Tattach to tell: a
+    /// mount's destination need not exist (gofer.md 7).
+    pub fn new(
+        root: Result<OwnedFd, Errno>,
+        path: &[u8],
+        read_only: bool,
+        special: Special,
+        reopen: Reopen,
+    ) -> Self {
         Self {
-            opened: open(path, special, made),
+            opened: root.and_then(|root| open(root, path, special, reopen)),
             read_only,
             root: Id::NONE,
         }
@@ -54,15 +61,12 @@ impl Attach {
     }
 }
 
-fn open(path: &[u8], special: Special, made: Option<OwnedFd>) -> Result<Opened, Errno> {
-    let root = match made {
-        Some(root) => root,
-        None => open_path(path)?,
-    };
+fn open(root: OwnedFd, path: &[u8], special: Special, reopen: Reopen) -> Result<Opened, Errno> {
     let meta = Meta::of(root.as_fd())?;
     special.admit(meta.file_type())?;
     let holder = match meta.file_type() {
         FileType::Directory => None,
+        _ if reopen == Reopen::ProcFd => None,
         _ => {
             let slash = path
                 .iter()
@@ -76,7 +80,9 @@ fn open(path: &[u8], special: Special, made: Option<OwnedFd>) -> Result<Opened, 
     Ok(Opened { root, holder })
 }
 
-fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
+/// A path descriptor of `path`, absolute, below the process's root. Symlinks on the way are followed inside that
+/// root; the last component is not. Errors: openat2(2)'s.
+pub fn open_path(path: &[u8]) -> Result<OwnedFd, Errno> {
     let text = c_path(path)?;
     match open_inside(CWD, text, OFlags::NOFOLLOW) {
         // Without the further guards, that the chroot does not need.

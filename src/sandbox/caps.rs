@@ -23,22 +23,24 @@ pub struct Reduced {
 }
 
 /// Leaves those of [`KEPT`] that are permitted now: in the effective and permitted set and, where the
-/// process may, in the bounding set. The inheritable and the ambient set become empty.
+/// process may, in the bounding set; until [`drop_startup`] CAP_SYS_ADMIN too, but not in the bounding set.
+/// The inheritable and the ambient set become empty.
 ///
 /// Errors: capget(2)'s, capset(2)'s.
 pub fn reduce() -> Result<Reduced, Errno> {
-    let kept = capabilities(None)?.permitted & KEPT;
+    let permitted = capabilities(None)?.permitted;
+    let kept = permitted & KEPT;
     let bounding = reduce_bounding()?; // needs CAP_SETPCAP, which goes next
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {} // EINVAL: before Linux 4.3 there was none
         Err(errno) => return Err(errno),
     }
-    set(kept)?;
+    set(kept | permitted & CapabilitySet::SYS_ADMIN)?;
     Ok(Reduced { kept, bounding })
 }
 
-/// Leaves what serving needs: the chroot is done. Errors: capset(2)'s.
-pub fn drop_chroot(kept: CapabilitySet) -> Result<(), Errno> {
+/// Leaves what serving needs: chroot and mounts are done. Errors: capset(2)'s.
+pub fn drop_startup(kept: CapabilitySet) -> Result<(), Errno> {
     set(kept - CapabilitySet::SYS_CHROOT)
 }
 

@@ -6,10 +6,11 @@ use core::mem::ManuallyDrop;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::OpenTreeFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::detached;
 use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, PROC_FD, SPARE_LOG_FD, STDERR_LOG_FD};
 use crate::sys::arena::List;
 use crate::sys::fd::{inherit, place};
@@ -109,10 +110,7 @@ pub fn settle(mut placed: List<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(
 pub fn clone_proc() -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fds = openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let clone = open_tree(&fds, c"", flags)?;
+    let clone = detached::clone(&fds, OpenTreeFlags::empty())?;
     // A procfs mounted with other options, or another file system at /proc, may not lead to our files.
     let probe = move_up(placeholder()?)?;
     let mut buffer = [0; 11];

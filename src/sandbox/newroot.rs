@@ -8,6 +8,7 @@
 
 use core::ffi::CStr;
 
+use linux_raw_sys::general::{MS_RDONLY, MS_UNBINDABLE};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, fstat, fstatfs, mkdirat, mknodat, openat, readlinkat_raw,
@@ -41,13 +42,23 @@ pub struct Place {
     pub path: &'static [u8],
     /// How.
     pub flags: Flags,
-    /// A path descriptor of it, once it is made.
-    pub tree: Option<OwnedFd>,
+    /// A path descriptor of it, or why there is none.
+    pub tree: Result<OwnedFd, Errno>,
 }
 
 impl Place {
     fn tree(&self) -> Result<&OwnedFd, Errno> {
-        self.tree.as_ref().ok_or(Errno::BADF)
+        self.tree.as_ref().map_err(|&errno| errno)
+    }
+
+    /// Whether its connection refuses changes.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.attributes & MS_RDONLY != 0
+    }
+
+    /// Whether no clone of what lies above holds it.
+    pub fn is_unbindable(&self) -> bool {
+        self.flags.propagation & MS_UNBINDABLE != 0
     }
 
     /// Whether it lies on an overlay file system.
@@ -100,7 +111,7 @@ fn build(places: &mut [Place], cwd: &[u8], step: &mut Step) -> Result<(), Errno>
         if place.flags.recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
-        place.tree = Some(open_tree(CWD, place.source, flags)?);
+        place.tree = Ok(open_tree(CWD, place.source, flags)?);
     }
     let [root, ..] = &*places else {
         return Err(Errno::INVAL);
@@ -283,10 +294,8 @@ pub fn find(places: &mut [Place]) {
     let root = open_host(SERVED);
     for place in places {
         let tree = root.as_ref().map_err(|&errno| errno);
-        place.tree = tree
-            .and_then(|root| open_path(root.as_fd(), place.path))
-            .ok();
-        if let Some(path) = place.tree.as_ref().and_then(|tree| place_of(tree).ok()) {
+        place.tree = tree.and_then(|root| open_path(root.as_fd(), place.path));
+        if let Ok(path) = place.tree().and_then(place_of) {
             place.path = path;
         }
     }

@@ -84,12 +84,16 @@ pub(crate) fn places(
             source: c"",
             path: name,
             flags: Flags::default(),
-            tree: None,
+            tree: Err(Errno::BADF),
         };
         if is_l {
             place.source = c_string(&join(bundle, source))?;
             place.path = join(b"/", name.get(1..).unwrap_or_default()).leak();
-            place.flags = flags.map_err(refused)?;
+        }
+        match flags {
+            Ok(flags) => place.flags = flags,
+            Err(text) if is_l => return Err(refused(text)),
+            Err(_) => {}
         }
         place.flags.attributes |= u32::from(read_only); // MS_RDONLY
         places.push(place);

@@ -5,16 +5,21 @@ use core::arch::asm;
 use core::ffi::CStr;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
-    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_setsockopt, __NR_unshare,
-    CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec,
-    kernel_sigaction, kernel_sigset_t, pollfd, timespec,
+    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl,
+    __NR_landlock_add_rule, __NR_landlock_create_ruleset, __NR_landlock_restrict_self,
+    __NR_mount_setattr, __NR_ppoll, __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg,
+    __NR_setsockopt, __NR_unshare, AT_EMPTY_PATH, AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS,
+    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec, kernel_sigaction, kernel_sigset_t,
+    mount_attr, pollfd, timespec,
+};
+use linux_raw_sys::landlock::{
+    LANDLOCK_CREATE_RULESET_VERSION, landlock_path_beneath_attr, landlock_rule_type,
 };
 use linux_raw_sys::net::{SCM_RIGHTS, SO_RCVTIMEO_OLD, SOL_SOCKET, cmsghdr, msghdr};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
 use linux_raw_sys::signal_macros::sig_ign;
-use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags};
 
@@ -95,6 +100,75 @@ pub fn no_new_privs() -> Result<(), Errno> {
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: no pointers; of what may be shared, the mount namespace alone is not any more.
     check(unsafe { syscall4(__NR_unshare, CLONE_NEWNS as usize, 0, 0, 0) }).map(|_| ())
+}
+
+/// Sets `attributes` (MOUNT_ATTR_*) on the mount that `tree` is the root of, and on all below it
+/// (mount_setattr(2)). Errors: `ENOSYS` before Linux 5.12; `EINVAL` no mount's root; `EPERM` no CAP_SYS_ADMIN.
+pub fn restrict_mounts(tree: BorrowedFd<'_>, attributes: u32) -> Result<(), Errno> {
+    let change = mount_attr {
+        attr_set: attributes.into(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let fd = tree.as_raw_fd().cast_unsigned() as usize;
+    let (path, at) = (c"".as_ptr().addr(), core::ptr::from_ref(&change).addr());
+    let flags = (AT_EMPTY_PATH | AT_RECURSIVE) as usize;
+    // SAFETY: the kernel reads an empty path and one mount_attr, whose size is given last.
+    check(unsafe {
+        syscall5(
+            __NR_mount_setattr,
+            fd,
+            path,
+            flags,
+            at,
+            size_of::<mount_attr>(),
+        )
+    })
+    .map(|_| ())
+}
+
+/// What the kernel knows of Landlock. Errors: `ENOSYS`, `EOPNOTSUPP` nothing, or it is not turned on.
+pub fn landlock_abi() -> Result<usize, Errno> {
+    let flags = LANDLOCK_CREATE_RULESET_VERSION as usize;
+    // SAFETY: nothing is read.
+    check(unsafe { syscall4(__NR_landlock_create_ruleset, 0, 0, flags, 0) })
+}
+
+/// Rules under which none of the `handled` rights is left. Errors: landlock_create_ruleset(2)'s.
+pub fn landlock_ruleset(handled: u32) -> Result<OwnedFd, Errno> {
+    let handled = u64::from(handled);
+    let at = core::ptr::from_ref(&handled).addr();
+    // SAFETY: the kernel reads the first eight bytes of a landlock_ruleset_attr, as it is told.
+    let made =
+        check(unsafe { syscall4(__NR_landlock_create_ruleset, at, size_of::<u64>(), 0, 0) })?;
+    let fd = RawFd::try_from(made).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One more rule: `rights` below `tree`. Errors: landlock_add_rule(2)'s.
+pub fn landlock_allow(
+    rules: BorrowedFd<'_>,
+    tree: BorrowedFd<'_>,
+    rights: u32,
+) -> Result<(), Errno> {
+    let rule = landlock_path_beneath_attr {
+        allowed_access: rights.into(),
+        parent_fd: tree.as_raw_fd(),
+    };
+    let fd = rules.as_raw_fd().cast_unsigned() as usize;
+    let kind = landlock_rule_type::LANDLOCK_RULE_PATH_BENEATH as usize;
+    let at = core::ptr::from_ref(&rule).addr();
+    // SAFETY: the kernel reads one landlock_path_beneath_attr.
+    check(unsafe { syscall4(__NR_landlock_add_rule, fd, kind, at, 0) }).map(|_| ())
+}
+
+/// Puts rules in force, for ever; [`no_new_privs`] comes before. Errors: landlock_restrict_self(2)'s.
+pub fn landlock_restrict(rules: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fd = rules.as_raw_fd().cast_unsigned() as usize;
+    // SAFETY: no pointers.
+    check(unsafe { syscall4(__NR_landlock_restrict_self, fd, 0, 0, 0) }).map(|_| ())
 }
 
 /// Ignores SIGPIPE and SIGXFSZ: a log that is a pipe may lose its reader, and a file may reach

@@ -1,7 +1,7 @@
 //! What the live process may do and hold, read from /proc: gofer.md 2.2, 4, 7.
 
 use crate::harness::{
-    Gofer, Launch, Mount, Namespace, ROOT, Session, TempDir, Tree, copy_binary, serve,
+    Gofer, Launch, Mount, Namespace, ROOT, Session, TempDir, Tree, copy_binary, file_of, serve,
 };
 use crate::harness::{serve_mounts, session_of, spec, write_spec};
 use crate::p9::{Data, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, t};
@@ -116,12 +116,28 @@ fn process_ignores_sigpipe() {
     assert_ne!(ignored & 1 << (13 - 1), 0);
 }
 
+/// Asserts that a directory of the process holds nothing, and that root of the host makes nothing in it.
+#[track_caller]
+pub(crate) fn expect_empty(gofer: &Gofer, name: &str) {
+    let place = gofer.proc(name);
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "{name}");
+    assert_eq!(fs::read_dir(place.join("..")).unwrap().count(), 0, "{name}");
+    let made = fs::write(place.join("new"), b"").unwrap_err();
+    assert_eq!(made.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
 #[test]
-fn process_root_and_directory_are_the_specs_root() {
+fn process_root_and_directory_are_empty_and_read_only() {
     let tree = tree_with_spec();
     let s = serve(&tree);
-    assert_eq!(fs::read_link(s.gofer.proc("root")).unwrap(), tree.root());
-    assert_eq!(fs::read_link(s.gofer.proc("cwd")).unwrap(), tree.root());
+    expect_empty(&s.gofer, "root");
+    expect_empty(&s.gofer, "cwd");
+    assert_eq!(s.gofer.proc_text("mountinfo").unwrap(), "");
+    assert!(
+        s.gofer
+            .stderr()
+            .contains("Root and working directory are empty")
+    );
 }
 
 #[test]
@@ -243,9 +259,10 @@ fn descriptors_are_stdio_the_sockets_the_named_and_the_roots() {
     tree.dir("m");
     let (gofer, _clients) = serve_mounts(&tree, false, &[Mount::bind("/m", &[])]);
     let rest = others(&gofer);
-    let roots = [tree.root(), tree.path("m")];
-    let (held, named): (Vec<_>, Vec<_>) =
-        rest.into_iter().partition(|(_, link)| roots.contains(link));
+    let roots = [tree.root(), tree.path("m")].map(file_of);
+    let (held, named): (Vec<_>, Vec<_>) = rest
+        .into_iter()
+        .partition(|(number, _)| roots.contains(&file_of(gofer.proc(&format!("fd/{number}")))));
     // A root may be held once as such and once as the file of fids.
     assert!(held.len() <= 2 * roots.len(), "{held:?}");
     assert!(named.len() <= 6, "{named:?}");
@@ -297,7 +314,7 @@ fn descriptors_0_to_2_closed_at_start_are_never_files() {
     }
     for (number, link) in s.gofer.descriptors().unwrap() {
         let link = link.to_str().unwrap();
-        let named = number > 2 || link == "/dev/null" || link.starts_with("pipe:") || link == "/";
+        let named = number > 2 || link == "/dev/null" || link.starts_with("pipe:");
         assert!(named, "{number} {link}");
     }
     s.write(10, 0, Data(b"t")).unwrap();
@@ -427,7 +444,18 @@ fn start_in_a_user_namespace_is_served_and_confined() {
             (s.gofer.status("NoNewPrivs"), s.gofer.status("Seccomp")),
             ("1".into(), "2".into())
         );
-        assert_eq!(fs::read_link(s.gofer.proc("root")).unwrap(), tree.root());
+        match namespace {
+            // Its mounts are not ours to clone.
+            Namespace::User => {
+                assert_eq!(fs::read_link(s.gofer.proc("root")).unwrap(), tree.root());
+                assert_eq!(fs::read_link(s.gofer.proc("cwd")).unwrap(), tree.root());
+            }
+            // The flags of its mounts are locked, which does not keep clones from being restricted further.
+            _ => {
+                expect_empty(&s.gofer, "root");
+                assert!(!s.gofer.stderr().contains("held by mounts"));
+            }
+        }
     }
 }
 

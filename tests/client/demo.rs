@@ -281,8 +281,9 @@ fn process(served: &Served, out: &mut impl Write) -> Outcome {
     )?;
     show("no_new_privs", &field("NoNewPrivs"))?;
     let hidden = "not for us to see: the process is not dumpable";
-    match fs::read_link(gofer.proc("root")) {
-        Ok(root) => show("root", &root.display().to_string())?,
+    match fs::read_dir(gofer.proc("root")).map(Iterator::count) {
+        Ok(0) => show("root", "an empty directory")?,
+        Ok(_) => show("root", "what is served")?,
         Err(_) => show("root", hidden)?,
     }
     show("threads", &field("Threads"))?;

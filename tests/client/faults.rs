@@ -3,7 +3,7 @@
 use crate::entries::{both_ways, names, start};
 use crate::harness::{
     Gofer, Launch, Mount, Namespace, ROOT, TempDir, Tree, binary, chmod, expect_descriptors,
-    meanwhile, serve, session_of, spec, write_spec,
+    file_of, meanwhile, serve, session_of, spec, write_spec,
 };
 use crate::p9::{
     Data, Fault, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr, refused, t,
@@ -199,8 +199,9 @@ const O_PATH: u32 = 0o10_000_000;
 /// Flags of the descriptors that lead below the tree's root.
 fn held(gofer: &Gofer, tree: &Tree) -> Vec<u32> {
     let mut flags = Vec::new();
-    for (number, link) in gofer.descriptors().unwrap() {
-        if link.starts_with(tree.root()) {
+    let all = ["", "d", "d/f", "mount"].map(|name| file_of(tree.path(name)));
+    for (number, _) in gofer.descriptors().unwrap() {
+        if all.contains(&file_of(gofer.proc(&format!("fd/{number}")))) {
             let info = gofer.proc_text(&format!("fdinfo/{number}")).unwrap();
             let line = info.lines().find_map(|line| line.strip_prefix("flags:"));
             flags.push(u32::from_str_radix(line.unwrap().trim(), 8).unwrap());

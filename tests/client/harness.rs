@@ -764,6 +764,13 @@ impl Drop for Gofer {
     }
 }
 
+/// Device and inode number of what a path leads to: what a descriptor of the program is, as no name in /proc tells
+/// once it lies on a mount that nobody else has.
+pub fn file_of(path: impl AsRef<Path>) -> (u64, u64) {
+    let metadata = fs::metadata(path).expect("stat");
+    (metadata.dev(), metadata.ino())
+}
+
 /// The value of a line `Field:\tvalue`, its first word only if it has a unit.
 pub fn status_field(text: &str, field: &str) -> Option<String> {
     let line = text

@@ -191,13 +191,38 @@ impl Started {
         fs::read_to_string(format!("/proc/{}/{name}", self.pid())).unwrap()
     }
 
-    /// Where something is mounted in its root, with the options of the mount.
+    /// What `look` sees in its mount namespace, above the empty root, and the mounts there.
+    fn inside<T: Send>(&self, look: impl FnOnce() -> T + Send) -> (String, T) {
+        let namespace = File::open(format!("/proc/{}/ns/mnt", self.pid())).unwrap();
+        let inside = || {
+            let own = File::open("/proc/thread-self").unwrap();
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(namespace, CloneFlags::CLONE_NEWNS).unwrap();
+            let mounts = openat(&own, "mountinfo", OFlag::O_RDONLY, Mode::empty()).unwrap();
+            let mut text = String::new();
+            File::from(mounts).read_to_string(&mut text).unwrap();
+            (text, look())
+        };
+        thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+
+    /// The mounts of what is served, a line each.
+    fn mountinfo(&self) -> Vec<String> {
+        let (text, ()) = self.inside(|| ());
+        let served = text.lines().filter(|line| line.contains(" /root"));
+        served.map(String::from).collect()
+    }
+
+    /// Where something is mounted in the root that is served, with the options of the mount.
     fn mounts(&self) -> Vec<(String, String)> {
-        let text = self.proc("mountinfo");
-        let fields = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        fields
-            .map(|of| (of[4].to_owned(), of[5].to_owned()))
-            .collect()
+        let lines = self.mountinfo();
+        let fields = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+        let places = fields.filter_map(|of| {
+            let place = of[4].strip_prefix("/root")?;
+            let place = if place.is_empty() { "/" } else { place };
+            Some((place.to_owned(), of[5].to_owned()))
+        });
+        places.collect()
     }
 
     /// Asserts that it ends with 128 and one line in its log that says why.
@@ -361,6 +386,9 @@ fn recorded_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
         let comm = s.proc("cmdline");
         assert!(comm.starts_with("runsc-gofer\0"), "{when}: {comm}");
         assert!(!Path::new(&format!("/proc/{}/fd/{STRAY}", s.pid())).exists());
+        let root = fs::read_dir(format!("/proc/{}/root", s.pid())).unwrap();
+        assert_eq!(root.count(), 0, "{when}");
+        assert!(!s.log().contains("held by mounts"), "{when}: {}", s.log());
         let places: Vec<String> = s.mounts().into_iter().map(|(place, _)| place).collect();
         assert_eq!(places, ["/", "/mnt1", "/mnt2"], "{when}");
         assert_eq!(host_mounts(), before, "{when}");
@@ -395,7 +423,8 @@ fn the_root_is_made_before_capabilities_go_then_comes_chroot_then_the_filter() {
     let tree = with_sources();
     let mounts = [bind(&tree, "src", "/m", &["rbind", "ro"])];
     let trace = tree.outside("trace");
-    let calls = "trace=unshare,mount,move_mount,pivot_root,umount2,capset,chroot,seccomp";
+    let calls = "trace=unshare,mount,move_mount,pivot_root,umount2,capset,chroot,mount_setattr,fsmount,\
+        landlock_restrict_self,seccomp";
     let trace_word = trace.to_str().unwrap();
     let by = ["strace", "-f", "-qq", "-o", trace_word, "-e", calls];
 
@@ -419,7 +448,11 @@ fn the_root_is_made_before_capabilities_go_then_comes_chroot_then_the_filter() {
         "mount", // changed: propagation, read-only
         "capset",
         "chroot",
-        "capset", // without CAP_SYS_CHROOT
+        "mount_setattr", // of the clones that are served
+        "fsmount",       // an empty directory
+        "chroot",
+        "capset", // without CAP_SYS_CHROOT and CAP_SYS_ADMIN
+        "landlock_restrict_self",
         "seccomp",
     ];
     assert_eq!(called, wanted, "{text}");
@@ -432,15 +465,8 @@ fn its_namespace_holds_a_proc_of_its_own_and_what_is_served_and_nothing_of_the_h
     let mounts = [bind(&tree, "src", "/m", &["rbind"])];
     let mut s = later(&tree, false, &mounts).start(&tree);
     let clients = vec![s.connect(0), s.connect(1)];
-    let namespace = File::open(format!("/proc/{}/ns/mnt", s.pid())).unwrap();
 
-    let inside = thread::spawn(move || {
-        let own = File::open("/proc/thread-self").unwrap();
-        unshare(CloneFlags::CLONE_FS).unwrap();
-        setns(namespace, CloneFlags::CLONE_NEWNS).unwrap();
-        let mounts = openat(&own, "mountinfo", OFlag::O_RDONLY, Mode::empty()).unwrap();
-        let mut text = String::new();
-        File::from(mounts).read_to_string(&mut text).unwrap();
+    let (text, (at_root, in_proc)) = s.inside(|| {
         let names = |place: &str| {
             let entries = fs::read_dir(place).unwrap();
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -448,9 +474,8 @@ fn its_namespace_holds_a_proc_of_its_own_and_what_is_served_and_nothing_of_the_h
             names.sort();
             names
         };
-        (text, names("/"), names("/proc"))
+        (names("/"), names("/proc"))
     });
-    let (text, at_root, in_proc) = inside.join().unwrap();
 
     let mut mounts: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
     mounts.sort_by_key(|fields| fields[4]);
@@ -701,6 +726,27 @@ fn read_only_binds_are_read_only_through_the_roots_connection_too() {
     s.finish(clients);
 }
 
+/// What lies below a read-only mount is read-only from above, and what its own connection says for that one.
+#[test]
+fn a_mount_below_a_read_only_one_is_read_only_through_the_roots_connection_alone() {
+    let tree = with_sources();
+    fs::create_dir(tree.outside("inner")).unwrap();
+    let mounts = [
+        bind(&tree, "src", "/ro", &["rbind", "ro"]),
+        bind(&tree, "inner", "/ro/inner", &["rbind", "rw"]),
+    ];
+    let mut s = later(&tree, false, &mounts).start(&tree);
+    assert_eq!(s.destinations(), ["/ro", "/ro/inner"]);
+    let mut clients: Vec<Client> = (0..3).map(|index| s.connect(index)).collect();
+    for (index, path) in [(0, "ro/inner"), (1, "inner")] {
+        clients[index].walk_to(ROOT, 2, path).unwrap();
+        refused(clients[index].mkdir(2, b"d", 0o755, NOFID), Errno::EROFS);
+    }
+    clients[2].mkdir(ROOT, b"d", 0o755, NOFID).unwrap();
+    assert!(tree.outside("inner/d").is_dir());
+    s.finish(clients);
+}
+
 /// While the root is set up, another container that shares it moves a symlink to the host's tree in and
 /// out of every place on the way.
 #[test]
@@ -914,9 +960,11 @@ fn propagation_is_what_the_spec_says_and_slave_without_it() {
             .edit(|spec| spec["linux"]["rootfsPropagation"] = json!(root));
         let mut s = launch.start_by(&tree, &SHARED);
         s.read_list();
-        let clients = vec![s.connect(0), s.connect(1)];
-        let text = s.proc("mountinfo");
-        for (line, wanted) in text.lines().zip([root_is, mount_is]) {
+        let mut clients = vec![s.connect(0), s.connect(1)];
+        clients[0].walk_to(ROOT, 2, "m/here").unwrap();
+        let lines = s.mountinfo();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for (line, wanted) in lines.iter().zip([root_is, mount_is]) {
             let tag = line.split(' ').nth(6).unwrap();
             assert!(tag.starts_with(wanted), "{root} {option}: {line}");
         }
@@ -1142,6 +1190,8 @@ fn a_rootless_start_serves_with_one_id_mapped() {
     assert_eq!(tree.read("made"), b"x");
     refused(clients[1].mkdir(ROOT, b"d", 0o755, NOFID), Errno::EROFS);
     clients[2].lopen(ROOT, O_RDWR).unwrap();
+    assert!(!s.log().contains("held by mounts"), "{}", s.log());
+    assert!(s.log().contains("Root and working directory are empty"));
     assert_eq!(s.proc("uid_map").split_whitespace().last(), Some("1"));
     assert_eq!(s.proc("setgroups").trim(), "deny");
     let places: Vec<String> = s.mounts().into_iter().map(|(place, _)| place).collect();
@@ -1230,6 +1280,38 @@ fn without_setup_root_the_root_that_was_made_before_is_served() {
     refused(missing.hello(ROOT), Errno::EIO);
     assert!(!tree.path("missing").exists());
     clients.push(missing);
+    s.finish(clients);
+}
+
+/// Whoever made the mounts: they are in its own namespace, which the flags are put on in one of ours.
+#[test]
+fn without_setup_root_read_only_mounts_are_so_through_the_roots_connection_too() {
+    let tree = with_sources();
+    for name in ["ro", "plain"] {
+        tree.dir(name);
+    }
+    let script = format!(
+        "mount --bind {} /root && mount --bind {} /root/ro && exec \"$0\" \"$@\"",
+        tree.root().display(),
+        tree.outside("src").display()
+    );
+    let mounts = ["/ro", "/plain"].map(|place| bind(&tree, "src", place, &["rbind", "ro"]));
+    let launch = later(&tree, false, &mounts).flag("--setup-root=false");
+    let mut s = launch.start_by(&tree, &["sh", "-c", &script]);
+    assert_eq!(s.destinations(), ["/ro", "/plain"]);
+    let mut clients: Vec<Client> = (0..3).map(|index| s.connect(index)).collect();
+    clients[0].walk_to(ROOT, 2, "ro").unwrap();
+    refused(clients[0].mkdir(2, b"d", 0o755, NOFID), Errno::EROFS);
+    // Nobody mounted anything there.
+    clients[0].walk_to(ROOT, 3, "plain").unwrap();
+    clients[0].mkdir(3, b"d", 0o755, NOFID).unwrap();
+    refused(clients[2].mkdir(ROOT, b"e", 0o755, NOFID), Errno::EROFS);
+    let told = s.log();
+    assert!(
+        told.contains("\"/plain\" is not held by mounts alone: invalid argument"),
+        "{told}"
+    );
+    assert!(!told.contains("\"/ro\" is not held"), "{told}");
     s.finish(clients);
 }
 

@@ -19,6 +19,7 @@ mod connections;
 mod create;
 mod data;
 mod deleted;
+mod detached;
 mod dir;
 mod entries;
 mod faults;

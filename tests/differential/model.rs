@@ -358,10 +358,18 @@ impl Model {
         Ok(kinds)
     }
 
+    /// A mount that is read-only keeps times of access, too.
+    fn keeping_atime(&self) -> OFlag {
+        match self.read_only {
+            true => OFlag::O_NOATIME,
+            false => OFlag::empty(),
+        }
+    }
+
     // ---- open and create ----
 
     pub fn open(&mut self, fid: u32, flags: u32) -> Outcome<()> {
-        let read_only = self.read_only;
+        let (read_only, keeping) = (self.read_only, self.keeping_atime());
         let state = self.fids.get_mut(&fid).ok_or(Errno::EBADF)?;
         let (node, mode) = (&state.node, flags & 3);
         let truncate = flags & OFlag::O_TRUNC.bits().cast_unsigned();
@@ -374,7 +382,8 @@ impl Model {
         if read_only && (mode == 1 || mode == 2 || truncate != 0) {
             return Err(Errno::EROFS);
         }
-        let host_flags = OFlag::from_bits_retain((mode | truncate).cast_signed());
+        let mut host_flags = OFlag::from_bits_retain((mode | truncate).cast_signed());
+        host_flags |= keeping;
         let fd = nix::fcntl::open(
             node.link().as_str(),
             host_flags | OFlag::O_CLOEXEC,
@@ -481,7 +490,17 @@ impl Model {
         if node.is_deleted() || node.kind != Kind::Symlink {
             return Err(Errno::EINVAL);
         }
+        let before = fstat(&node.fd)?;
         let target = readlinkat(&node.fd, "")?;
+        if self.read_only {
+            utimensat(
+                AT_FDCWD,
+                node.link().as_str(),
+                &TimeSpec::new(before.st_atime, before.st_atime_nsec),
+                &TimeSpec::UTIME_OMIT,
+                UtimensatFlags::FollowSymlink,
+            )?;
+        }
         Ok(std::os::unix::ffi::OsStringExt::into_vec(target))
     }
 
@@ -632,7 +651,7 @@ impl Model {
         if state.node.stat().st_nlink == 0 {
             return Err(Errno::ENOENT); // getdents(2) of a removed directory
         }
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | self.keeping_atime();
         let path = state.node.link();
         let mut dir = nix::dir::Dir::open(path.as_str(), flags, Mode::empty())?;
         let mut all = BTreeMap::new();

@@ -27,7 +27,14 @@ startup! {
     __NR_read "read" "the end of --sync-userns-fd";
     __NR_fstat "fstat" "kinds of descriptors, sizes of files";
     __NR_openat2 "openat2" "attach points and mount points, inside the new root";
-    __NR_open_tree "open_tree" "the detached clone of /proc/self/fd; the sources of bind mounts";
+    __NR_open_tree "open_tree" "the detached clones of /proc/self/fd and of what is served; the sources of bind mounts";
+    __NR_mount_setattr "mount_setattr" "what the mounts of what is served forbid";
+    __NR_fsopen "fsopen" "the empty root";
+    __NR_fsconfig "fsconfig" "the empty root";
+    __NR_fsmount "fsmount" "the empty root";
+    __NR_landlock_create_ruleset "landlock_create_ruleset" "rules of Landlock";
+    __NR_landlock_add_rule "landlock_add_rule" "a rule for each attach point";
+    __NR_landlock_restrict_self "landlock_restrict_self" "rules put in force";
     __NR_unshare "unshare" "a mount namespace of our own";
     __NR_mount "mount" "the tmpfs and the procfs of the new root; propagation and flags";
     __NR_move_mount "move_mount" "bind mounts put on their mount points";
@@ -52,9 +59,9 @@ startup! {
     __NR_capget "capget" "capabilities";
     __NR_capset "capset" "capabilities";
     __NR_umask "umask" "0";
-    __NR_chroot "chroot" "the root served";
+    __NR_chroot "chroot" "the root served, then the empty one";
     __NR_chdir "chdir" "the root served";
-    __NR_fchdir "fchdir" "the clone of /proc/self/fd, with --host-uds";
+    __NR_fchdir "fchdir" "the empty root, and the clone of /proc/self/fd with --host-uds";
     __NR_seccomp "seccomp" "the filter itself";
 }
 

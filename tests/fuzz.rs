@@ -24,7 +24,10 @@ use gofer::p9::messages::{Message, Rlerror, Rlopen};
 use gofer::p9::messages::{Request, Tclunk, Tlopen, Tversion};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 use wire::peer::Peer;
 use wire::requests::{REQUESTS, request};
 use wire::tree::{CANARY, Tree};
@@ -35,14 +38,44 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Prints past the test harness, which would keep it for itself.
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("write to standard error");
+}
+
+/// Time that no input comes near, even on a machine that has no time.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Ends the process, should an input never end.
+fn watch(target: &str) -> Sender<usize> {
+    let (begin, begun) = channel();
+    let target = target.to_owned();
+    thread::spawn(move || {
+        let mut last = 0;
+        loop {
+            match begun.recv_timeout(PATIENCE) {
+                Ok(count) => last = count,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    say(&format!("input {last} of {target} does not end"));
+                    std::process::abort();
+                }
+            }
+        }
+    });
+    begin
+}
+
 /// Runs every input of a pack: each stands behind its length in two bytes.
 fn replay(target: &str, run: fn(&[u8])) {
     let _alone = alone();
+    let watched = watch(target);
     let path = format!("{}/fuzz/corpus/{target}.pack", env!("CARGO_MANIFEST_DIR"));
     let pack = std::fs::read(path).unwrap();
     let (mut rest, mut count) = (&pack[..], 0);
     while let Some((length, behind)) = rest.split_first_chunk() {
         let (input, behind) = behind.split_at(usize::from(u16::from_le_bytes(*length)));
+        watched.send(count).unwrap();
         if let Err(panic) = catch_unwind(|| run(input)) {
             eprintln!("input {count} of {target}: b\"{}\"", input.escape_ascii());
             resume_unwind(panic);
@@ -50,8 +83,7 @@ fn replay(target: &str, run: fn(&[u8])) {
         (rest, count) = (behind, count + 1);
     }
     assert!(rest.is_empty() && count > 100, "{count} inputs");
-    writeln!(std::io::stderr(), "{target}: {count} inputs run again")
-        .expect("write to standard error");
+    say(&format!("{target}: {count} inputs run again"));
 }
 
 #[test]

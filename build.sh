@@ -14,6 +14,8 @@ usage: ./build.sh [command]
                mount the binary with Linux's own 9P client, in a guest, and run suites on it (default: those of CI); as root
   bench [OPTION...]
                measure the binary beside a limit and other servers; as root (OPTIONs: ./build.sh bench --help, docs/bench.md)
+  fuzz [TARGET [SECONDS]]
+               run one fuzzer (wire, argv, spec, filter), or each for some seconds (docs/fuzzing.md); as root
   interop      drive the binary with a Go client of gVisor's protocol, beside a second server, and start it as runtimes do
   help         this text
 TEXT
@@ -45,6 +47,11 @@ need_v9fs_tools() {
     [ "$1" = ci ] || need_packages dbench diod stress-ng
     # Built once: cargo looks at what is installed and has nothing to do after that.
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
+}
+
+need_fuzz_tools() {
+    need_tools
+    need_packages g++ perl-base
 }
 
 # Runs a stage under its name and prints the seconds that it took.
@@ -91,6 +98,8 @@ test_all() {
     stage lint lint
     stage compile cargo test --locked --no-run
     stage test cargo test --locked --quiet
+    stage "fuzz tools" need_fuzz_tools
+    stage fuzz fuzz/run.sh
     stage interop tests/interop/run.sh all
     stage "v9fs tools" need_v9fs_tools ci
     stage v9fs run_v9fs ci
@@ -116,6 +125,10 @@ case "${1-}" in
         need_tools
         build
         run_bench "${@:2}"
+        ;;
+    fuzz)
+        need_fuzz_tools
+        fuzz/run.sh "${@:2}"
         ;;
     interop)
         need_tools

@@ -66,7 +66,8 @@ pub struct Rule {
     pub when: Modes,
     /// The call's number.
     pub call: u32,
-    wants: [Option<(u8, Want)>; MAX_WANTS],
+    /// Arguments, from 0 to 5, and what each must be.
+    pub wants: [Option<(u8, Want)>; MAX_WANTS],
 }
 
 impl Rule {

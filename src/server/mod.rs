@@ -139,6 +139,16 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// One round of [`Server::serve`] that does not wait, for who drives both ends of the sockets from one
+    /// thread, as fuzz/wire.rs does. False: all connections have ended. Errors: ppoll(2)'s.
+    pub fn serve_once(&mut self) -> Result<bool, Errno> {
+        let is_left = self.take_turns() != Left::Nothing;
+        if is_left {
+            self.wait(true)?;
+        }
+        Ok(is_left)
+    }
+
     /// One turn for each connection that has work.
     fn take_turns(&mut self) -> Left {
         let mut left = Left::Nothing;

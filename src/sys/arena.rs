@@ -7,6 +7,7 @@
 use core::ffi::CStr;
 use core::fmt;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::slice;
@@ -39,7 +40,7 @@ fn take(last: usize, size: usize, whole: usize) -> NonNull<u8> {
         (aligned, aligned + whole)
     } else {
         // Address space alone: what is not touched costs nothing.
-        let mut region = Region::<u8>::reserve(HEAP_BYTES.max(whole));
+        let mut region = ManuallyDrop::new(Region::<u8>::reserve(HEAP_BYTES.max(whole)));
         let base = region.as_mut_ptr().expose_provenance();
         if region.len() < whole {
             exit(128); // mmap(2) has said why; there is no room to tell it
@@ -50,6 +51,17 @@ fn take(last: usize, size: usize, whole: usize) -> NonNull<u8> {
     FREE.store(behind, Ordering::Relaxed);
     BUSY.store(false, Ordering::Release);
     NonNull::new(core::ptr::with_exposed_provenance_mut(start)).unwrap_or(NonNull::dangling())
+}
+
+/// Takes back all that was handed out: fuzzing starts again and again in one process.
+///
+/// # Safety
+/// Nobody looks at any of it again.
+#[cfg(fuzzing)]
+pub unsafe fn take_back() {
+    let end = END.load(Ordering::Relaxed);
+    // The last region; it has HEAP_BYTES at least.
+    FREE.store(end.saturating_sub(HEAP_BYTES), Ordering::Relaxed);
 }
 
 /// Where a list's items are, whatever they are: one copy of what grows them.

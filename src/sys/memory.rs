@@ -97,6 +97,18 @@ impl<T: Zeroed> Region<T> {
     }
 }
 
+/// Fuzzing makes one server after the other in one process; the program never unmaps.
+#[cfg(fuzzing)]
+impl<T: Zeroed> Drop for Region<T> {
+    fn drop(&mut self) {
+        let bytes = self.len * size_of::<T>();
+        if bytes > 0 {
+            // SAFETY: the mapping is ours, and whoever borrowed from it borrowed from `self`.
+            let _done = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), bytes) };
+        }
+    }
+}
+
 /// The first failure of mmap(2), as a raw errno; 0 is none.
 static FAILURE: AtomicI32 = AtomicI32::new(0);
 

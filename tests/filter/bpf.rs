@@ -1,6 +1,6 @@
 //! Classic BPF as seccomp(2) takes it: a verifier and an interpreter of our own.
 
-use crate::table::Call;
+use super::table::Call;
 use linux_raw_sys::ptrace::sock_filter;
 
 /// Most instructions that the kernel takes (`BPF_MAXINSNS`).

@@ -39,7 +39,7 @@ need_test_tools() {
 
 need_v9fs_tools() {
     need_tools
-    need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3
+    need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3 dmsetup quota procps
     [ "$1" = ci ] || need_packages dbench diod stress-ng
     # Built once: cargo looks at what is installed and has nothing to do after that.
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2

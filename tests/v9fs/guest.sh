@@ -29,7 +29,7 @@ load() {
     modules=/usr/lib/uml/modules/$(uname -r)
     needed=$(sed -n "s|^kernel/$1.ko:||p" "$modules/modules.dep")
     for module in $(printf '%s\n' $needed | tac) "kernel/$1.ko"; do
-        grep -q "^$(basename "$module" .ko) " /proc/modules || insmod "$modules/$module"
+        grep -q "^$(basename "$module" .ko | tr - _) " /proc/modules || insmod "$modules/$module"
     done
 }
 

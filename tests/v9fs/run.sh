@@ -9,20 +9,22 @@
 # SERVER=diod or SERVER=none shows what another server, or the tree by itself, makes of it: nothing is judged then.
 # GOFER_BIN is another gofer than target/gofer; GOFER_LOG=1 keeps the log of all requests. Logs and results are in target/v9fs/.
 #
+# The suite power is a guest by itself, which does not end but is killed.
+#
 # A failure that expected.txt does not list fails the run, and so does a listed one that passes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export TOP=$PWD SERVER=${SERVER-gofer}
 
-suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/smoke.sh tests/v9fs/suites.sh)
+suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/smoke.sh tests/v9fs/suites.sh tests/v9fs/faults.sh)
 limit=${LIMIT-600} # seconds that one suite may take
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'v9fs: %s\n' "$*" >&2; exit 1; }
 
-# A guest with a tree and mount options, TREE-CACHE-ACCESS-MSIZE[-devices], that runs suites and ends.
-guest() {
-    local config=$1 out=target/v9fs/$SERVER-$1 begun=$SECONDS status=0 words disk=()
+# Boots a guest with a tree and mount options, TREE-CACHE-ACCESS-MSIZE[-devices], that runs suites and ends: returns when it has.
+boot() {
+    local config=$1 out=target/v9fs/$SERVER-$1 words disk=()
     shift
     IFS=- read -ra words <<<"$config"
     rm -rf "$out"
@@ -31,6 +33,12 @@ guest() {
         truncate -s 2G "$out/disk"
         disk=("ubd0=$out/disk")
     fi
+    case " $* " in
+        *" faults "* | *" power "*)
+            truncate -s 64M "$out/disk1" "$out/disk2"
+            disk+=("ubd1=$out/disk1" "ubd2=$out/disk2")
+            ;;
+    esac
     # Memory of the guest is a file, deleted at once: in memory where there is enough of it.
     local memory=/dev/shm
     [ -w $memory ] && [ "$(df --output=avail $memory | tail -n 1)" -gt 1500000 ] || memory=$TOP/target/v9fs
@@ -39,13 +47,84 @@ guest() {
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
         SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
         BACKING="${words[0]}" CACHE="${words[1]}" ACCESS="${words[2]}" MSIZE="${words[3]}" DEVICES="${words[4]-}" \
-        SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1 || status=$?
-    rm -f "$out/disk"
+        SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
+}
+
+# A guest that runs suites and ends.
+guest() {
+    local out=target/v9fs/$SERVER-$1 begun=$SECONDS status=0
+    boot "$@" || status=$?
+    rm -f "$out/disk" "$out/disk1" "$out/disk2"
     say "$((SECONDS - begun))" >"$out/total"
     if [ ! -e "$out/done" ]; then
         printf 'FAIL guest::ends status %s after %s s\n' "$status" "$((SECONDS - begun))" >>"$out/results"
     fi
 }
+
+only_child() { ps -o pid= --ppid "$1" | head -n 1 | tr -d ' ' | grep .; }
+
+# A guest whose power is cut: its processes are killed while its suite writes. What the guest was told to be on its disk is on the disk.
+cut_power() {
+    local out=target/v9fs/$SERVER-$1 begun=$SECONDS process kernel
+    rm -f "$out/told"
+    boot "$1" power 2>/dev/null &
+    process=$!
+    while kill -0 "$process" 2>/dev/null && [ "$(wc -l 2>/dev/null <"$out/told" || echo 0)" -lt 60 ]; do sleep 0.1; done
+    sleep "0.$((RANDOM % 1000))"
+    # The kernel's first process leads a group of all: those that run its programs, and the one that writes to its disks.
+    kernel=$(only_child "$(only_child "$process")") && kill -KILL -- "-$kernel" || true
+    wait "$process" || true
+    say "power $((SECONDS - begun))" >"$out/seconds"
+    if after_power_cut "$out" "$kernel" >"$out/power.log" 2>&1; then
+        say "ok power::cut"
+        touch "$out/done"
+    else
+        say "FAIL power::cut $(tail -n 1 "$out/power.log")"
+    fi >>"$out/results"
+    tail -n 1 "$out/power.log"
+    rm -f "$out/disk" "$out/disk1" "$out/disk2"
+    say "$((SECONDS - begun))" >"$out/total"
+}
+
+# The journal is played back as a mount would do it; then all is compared that the guest was told of, the last word on each path.
+after_power_cut() (
+    cd "$1" || exit 1
+    [ -n "$2" ] || { say "the guest has ended by itself"; exit 1; }
+    [ "$(wc -l <told)" -ge 60 ] || { say "the guest was told of $(wc -l <told) things only"; exit 1; }
+    for disk in disk1 disk2; do
+        e2fsck -fy $disk || [ $? -le 1 ] || { say "$disk is damaged"; exit 1; }
+        mkdir "$disk.files"
+        debugfs -R "rdump / $disk.files" $disk
+    done
+    # Else the power was not cut: what nobody has asked to keep is there too.
+    [ ! -s disk2.files/file ] || { say "what was never synced is there"; exit 1; }
+    head -n -1 told >whole # the last line may be half a line
+    # The last word on each path: KIND PATH WHAT, then what it may have become since, and where it may have gone.
+    awk '
+        $1 == "may" { may[$2] = $3; next }
+        $1 == "goes" { goes[$2] = $3; next }
+        { last[$2] = $1 " " $2 " " ($3 == "" ? "-" : $3); delete may[$2]; delete goes[$2] }
+        END { for (path in last) print last[path], path in may ? may[path] : "-", path in goes ? goes[path] : "-" }
+    ' whole >expected
+    count=0
+    while read -r kind path what may goes; do
+        at=disk1.files/$path
+        case $kind in
+            file)
+                [ -e "$at" ] || at=disk1.files/$goes
+                sum=$(sha256sum "$at" | cut -d' ' -f1)
+                [ "$sum" = "$what" ] || [ "$sum" = "$may" ] || { say "$path is not what was synced"; exit 1; }
+                ;;
+            dir) [ -d "$at" ] || { say "no directory $path"; exit 1; } ;;
+            link) [ "$(readlink "$at")" = "$what" ] || { say "no symlink $path"; exit 1; } ;;
+            gone) [ ! -e "$at" ] || { say "$path is there again"; exit 1; } ;;
+            *) say "what is $kind?"; exit 1 ;;
+        esac
+        count=$((count + 1))
+    done <expected
+    rm -rf disk1.files disk2.files
+    say "power: $(wc -l <whole) acknowledgements, $count paths as they were last acknowledged"
+)
 
 # The log of one case, which begins with "== CASE"; that of pjdfstest has what the reason has.
 show_case() {
@@ -89,7 +168,10 @@ run_plan() {
     for line in "${plan[@]}"; do
         while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
         # shellcheck disable=SC2086 # words
-        guest $line &
+        case $line in
+            *" power") cut_power ${line% power} & ;;
+            *) guest $line & ;;
+        esac
     done
     wait
     # shellcheck disable=SC2086 # words
@@ -98,15 +180,17 @@ run_plan() {
 }
 
 ci_plan() {
-    say tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar
+    say tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
+    say tmpfs-none-client-8192 power
     say ext4-mmap-acl-131072-devices smoke pjdfstest sqlite
 }
 
 all_plan() {
     local tree cache access msize
+    say tmpfs-none-client-8192 power
     for tree in tmpfs ext4; do
         # shellcheck disable=SC2086 # words
-        for cache in none mmap loose; do say $tree-$cache-client-131072 $suites; done
+        for cache in none mmap loose; do say $tree-$cache-client-131072 ${suites/power/}; done
         for access in client user acl; do
             for msize in 8192 131072 1048576; do
                 for cache in none mmap loose; do
@@ -128,6 +212,9 @@ case ${1-} in
         for suite in "$@"; do
             grep -qx "$suite" <<<"$suites" || die "no suite $suite; there are ${suites//$'\n'/ }, ci and all"
         done
-        for config in ${CONFIG-tmpfs-none-client-131072}; do say "$config $*"; done | run_plan
+        for config in ${CONFIG-tmpfs-none-client-131072}; do
+            [[ " $* " != *" power "* ]] || [ $# -eq 1 ] || die "power is a guest by itself"
+            say "$config $*"
+        done | run_plan
         ;;
 esac

@@ -333,3 +333,4 @@ suite_tar() {
 }
 
 . "$TOP/tests/v9fs/smoke.sh"
+. "$TOP/tests/v9fs/faults.sh"

@@ -44,7 +44,10 @@ impl<'a> Reader<'a> {
             Some((number, behind)) => {
                 match self.rest.first_chunk() {
                     Some(chunk) => all = *chunk,
-                    None => all.iter_mut().zip(number).for_each(|(to, from)| *to = *from),
+                    None => all
+                        .iter_mut()
+                        .zip(number)
+                        .for_each(|(to, from)| *to = *from),
                 }
                 self.rest = behind;
             }

@@ -17,6 +17,7 @@ usage: ./build.sh [command]
   fuzz [TARGET [SECONDS]]
                run one fuzzer (wire, argv, spec, filter), or each for some seconds (docs/fuzzing.md); as root
   interop      drive the binary with a Go client of gVisor's protocol, beside a second server, and start it as runtimes do
+  traced       those two clients again, on a gofer under a tracer: every system call is in the filter's table
   help         this text
 TEXT
 }
@@ -91,6 +92,16 @@ run_bench() {
     cargo bench --locked --quiet --bench serving -- "${words[@]}" "$@"
 }
 
+# Real clients on a gofer under a tracer; then what it called is held against the filter's table.
+run_traced() {
+    rm -rf target/traces
+    mkdir -p target/traces/go target/traces/v9fs
+    export GOFER_BIN=$PWD/tests/traced.sh
+    GOFER_TRACES=$PWD/target/traces/go tests/interop/run.sh ours
+    GOFER_TRACES=$PWD/target/traces/v9fs run_v9fs smoke
+    GOFER_TRACES=$PWD/target/traces cargo test --locked --quiet --test filter -- --ignored traces
+}
+
 test_all() {
     [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
     stage packages need_test_tools
@@ -103,6 +114,7 @@ test_all() {
     stage interop tests/interop/run.sh all
     stage "v9fs tools" need_v9fs_tools ci
     stage v9fs run_v9fs ci
+    stage traced run_traced
 }
 
 case "${1-}" in
@@ -129,6 +141,12 @@ case "${1-}" in
     fuzz)
         need_fuzz_tools
         fuzz/run.sh "${@:2}"
+        ;;
+    traced)
+        need_test_tools
+        need_v9fs_tools smoke
+        build
+        run_traced
         ;;
     interop)
         need_tools

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|runsc|build-runsc|all]
+# Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|ours|runsc|build-runsc|all]
 #
 #   suite        the client package against our gofer, then against the package's own server
+#   ours         the first half of it
 #   runsc        OCI bundles under a real runsc, its own gofer beside ours; RUNSC and RUNSC_FRONT name the two builds of
 #                it. Without them the same harness runs on a stand-in that starts gofers as a runsc does
 #   build-runsc  builds the two from gVisor's module, where the module proxy serves it, and prints their paths
@@ -80,11 +81,18 @@ go_test() {
     [ $status -eq 0 ] || broken=1
 }
 
-suite() {
-    [ "$(id -u)" -eq 0 ] || die "the suite makes devices and gives files away: run it as root"
+ours() {
     local contract
     for contract in $(contracts); do
         UNDER_TEST=ours CONTRACT=$contract go_test ./suite "ours-$contract"
+    done
+}
+
+suite() {
+    [ "$(id -u)" -eq 0 ] || die "the suite makes devices and gives files away: run it as root"
+    local contract
+    ours
+    for contract in $(contracts); do
         UNDER_TEST=fork CONTRACT=$contract go_test ./suite "fork-$contract"
     done
     if [ -n "${ORIGINAL_GOFER-}" ]; then
@@ -130,6 +138,7 @@ passed=0 failed=0 broken=0
 mkdir -p "$work"
 case "${1-all}" in
     suite) build; suite ;;
+    ours) build; ours ;;
     runsc) build; runsc ;;
     build-runsc) need_go; build_runsc; exit ;;
     all) build; suite; runsc ;;

@@ -45,7 +45,7 @@ boot() {
     # Words that the kernel does not know are the environment of its init.
     TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" linux.uml mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
-        SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
+        SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES-}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
         BACKING="${words[0]}" CACHE="${words[1]}" ACCESS="${words[2]}" MSIZE="${words[3]}" DEVICES="${words[4]-}" \
         SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
 }

@@ -16,7 +16,7 @@ pub(crate) mod tree;
 
 use gofer::clock::Offset;
 use gofer::fs::Fs;
-use gofer::fs::attach::Attach;
+use gofer::fs::attach::{Attach, open_path};
 use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, LOG_FD, PROC_FD};
@@ -91,7 +91,7 @@ impl World {
         let tree = Tree::new();
         // As the program does: above all no CAP_MKNOD.
         let reduced = caps::reduce().expect("reduce capabilities");
-        caps::drop_chroot(reduced.kept).expect("reduce capabilities");
+        caps::drop_startup(reduced.kept).expect("reduce capabilities");
         let mut log = Log::new(1, Offset::default());
         log.targets[0] = Some(Target {
             fd: LOG_FD,
@@ -118,8 +118,16 @@ impl World {
 
         // Paths of attach points lead from the working directory on.
         fchdir(self.tree.root()).expect("fchdir");
-        let attach =
-            |path: &str, read_only| Attach::open(path.as_bytes(), read_only, setup.special, None);
+        let attach = |path: &str, read_only| {
+            let path = path.as_bytes();
+            Attach::new(
+                open_path(path),
+                path,
+                read_only,
+                setup.special,
+                setup.reopen,
+            )
+        };
         let attaches = List::of([
             attach("/inside", false),
             attach(setup.second, setup.read_only),

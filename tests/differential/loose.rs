@@ -134,9 +134,10 @@ fn may_fail(op: &Op, flavour: Flavour) -> Vec<Errno> {
             // ESTALE: what was made has been put elsewhere; Linux is to look again.
             vec![EEXIST, ENOENT, ENAMETOOLONG, EPERM, ESTALE]
         }
-        Op::Link { .. } => vec![EEXIST, ENOENT, ENAMETOOLONG, EPERM, EMLINK],
+        // EXDEV: one of the two lies outside by now.
+        Op::Link { .. } => vec![EEXIST, ENOENT, ENAMETOOLONG, EPERM, EMLINK, EXDEV],
         Op::Rename { .. } | Op::Renameat { .. } => {
-            vec![ENOENT, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG]
+            vec![ENOENT, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, EXDEV]
         }
         Op::Unlinkat { .. } => vec![ENOENT, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG],
         Op::Setattr { .. } => vec![EPERM, EBADF, EFBIG],
@@ -158,9 +159,10 @@ fn may_fail(op: &Op, flavour: Flavour) -> Vec<Errno> {
         all.extend([ESPIPE, EAGAIN, ENODEV, EPIPE]); // of FIFOs
     }
     if flavour.by_parent {
-        // What has the name by now: gone, another file, a symlink, a special file, no directory.
+        // What has the name by now: gone, another file, a symlink, a special file, no directory. EACCES: it lies
+        // outside by now, where Landlock lets nothing be opened or changed.
         all.extend([
-            ENOENT, ESTALE, ELOOP, ENXIO, ENODEV, ENOTDIR, EISDIR, EPERM, EXDEV,
+            ENOENT, ESTALE, ELOOP, ENXIO, ENODEV, ENOTDIR, EISDIR, EPERM, EXDEV, EACCES,
         ]);
     }
     all

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
 pub type Outcome<T> = Result<T, Errno>;
@@ -54,6 +55,10 @@ impl Node {
     /// The way to the file itself, whatever it is.
     fn link(&self) -> String {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    fn path(&self) -> PathBuf {
+        std::fs::read_link(self.link()).expect("the path of a held file")
     }
 
     fn has_xattrs(&self) -> Outcome<()> {
@@ -693,6 +698,19 @@ impl Model {
         let parent = self.changeable(dfid)?;
         let flags = AtFlags::AT_EMPTY_PATH;
         linkat(&target.fd, "", &parent.fd, host(name)?, flags)
+    }
+
+    /// Whether a fid's file lies in the tree, or where the host has moved it out. Landlock may refuse to link or
+    /// rename from one to the other, with EXDEV.
+    pub fn is_inside(&self, fid: u32) -> Option<bool> {
+        let node = &self.get(fid).ok()?.node;
+        Some(node.path().starts_with(self.root.path()))
+    }
+
+    /// The same of what its file was in when it was walked to.
+    pub fn is_above_inside(&self, fid: u32) -> Option<bool> {
+        let parent = self.get(fid).ok()?.node.parent.borrow().clone()?;
+        Some(parent.path().starts_with(self.root.path()))
     }
 
     pub fn rename(&mut self, fid: u32, dfid: u32, name: &Name) -> Outcome<()> {

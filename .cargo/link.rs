@@ -1,7 +1,6 @@
-//! Links the program, and nothing else, against musl's start files and `libc.a`, as a static PIE.
+//! Links the program, and nothing else, against musl's `libc.a`, as a static PIE whose entry is its own.
 //!
-//! On the target `*-linux-musl` rustc does this by itself and the script does nothing.
-//! Elsewhere `core` knows no libc, so the same source links with Debian's `musl-dev`.
+//! `core` knows no libc, so it links with Debian's `musl-dev`, of which it takes `memcpy` and its like.
 //! The archive is named by its full path: rustc puts `-Bdynamic` before link arguments, and `-lc`
 //! would take musl's shared library.
 
@@ -12,29 +11,18 @@ fn main() {
     println!("cargo::rerun-if-env-changed=GOFER_MUSL_DIR");
     let var = |name: &str| std::env::var(name).unwrap_or_default();
 
-    let args: Vec<String> = if var("CARGO_CFG_TARGET_ENV") == "musl" {
-        Vec::new()
-    } else {
-        let arch = var("CARGO_CFG_TARGET_ARCH");
-        let dir = match std::env::var_os("GOFER_MUSL_DIR") {
-            Some(dir) => PathBuf::from(dir),
-            None => PathBuf::from(format!("/usr/lib/{arch}-linux-musl")),
-        };
-        let start = dir.join("rcrt1.o");
-        if !start.exists() {
-            println!(
-                "cargo::warning=no {}: install musl-dev (./build.sh does), or set GOFER_MUSL_DIR",
-                start.display()
-            );
-        }
-        vec![
-            "-nostartfiles".into(),
-            "-nodefaultlibs".into(),
-            "-static-pie".into(),
-            start.display().to_string(),
-            dir.join("libc.a").display().to_string(),
-        ]
+    let arch = var("CARGO_CFG_TARGET_ARCH");
+    let dir = match std::env::var_os("GOFER_MUSL_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(format!("/usr/lib/{arch}-linux-musl")),
     };
+    let archive = dir.join("libc.a");
+    if !archive.exists() {
+        println!(
+            "cargo::warning=no {}: install musl-dev (./build.sh does), or set GOFER_MUSL_DIR",
+            archive.display()
+        );
+    }
     // Panics abort and nothing walks the stack: the unwind tables that core and libc.a bring, 12 kB,
     // are left out, and the names of the compilers.
     let script = PathBuf::from(var("OUT_DIR")).join("discard.ld");
@@ -47,13 +35,17 @@ fn main() {
         script.display()
     );
     // Relocations are done before main, so all that they touch can be read-only from then on
-    // (sys/relro.rs asks for it; musl does not). No build id: two builds give the same bytes.
-    let always = [
-        "-Wl,-z,relro,-z,now,-z,noexecstack",
+    // (sys/image.rs does and asks for it). No build id: two builds give the same bytes.
+    let args = [
+        "-nostartfiles",
+        "-nodefaultlibs",
+        "-static-pie",
+        &archive.display().to_string(),
+        "-Wl,-z,relro,-z,now,-z,noexecstack,-z,pack-relative-relocs",
         "-Wl,--build-id=none",
         "-Wl,--gc-sections",
     ];
-    for arg in args.iter().map(String::as_str).chain(always) {
+    for arg in args {
         println!("cargo::rustc-link-arg-bins={arg}");
     }
 }

@@ -23,13 +23,14 @@ use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, root};
+use gofer::server::connection::listen;
 use gofer::server::dispatch::Policy;
 use gofer::server::{SPEAKS_9P, Server};
 use gofer::spec::Spec;
 use gofer::sys::arena::List;
 use gofer::sys::args::Args;
 use gofer::sys::memory;
-use gofer::sys::{raw, relro};
+use gofer::sys::{image, raw};
 use gofer::tables::Key;
 use gofer::text;
 use gofer::text::Arg::{Flag, Hex, Number, Of, Quoted, Raw, Said, Signed, Str};
@@ -45,7 +46,7 @@ use startup::reading::read_spec;
 
 /// The program's exit code.
 fn start(args: Args) -> i32 {
-    if relro::protect().is_err() {
+    if image::protect().is_err() {
         return 128; // nothing is open yet, and nothing is told of it: the linker always makes the range
     }
     let words = List::of((1..).map_while(|at| args.get(at)));
@@ -237,7 +238,7 @@ fn serve_logged(
     let special = special(options);
     let attaches = open_attach_points(&spec, &root_path, places, sockets, special, log)?;
     let files =
-        limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + sockets.len() as u64);
+        limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + 1 + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
     let fs = Fs::new(attaches, files, reopen, special, key);
     let policy = Policy {
@@ -275,6 +276,7 @@ fn adopt_sockets(options: &Options<'_>) -> Result<List<(OwnedFd, RawFd)>, Fatal>
     for &number in options.io_fds.iter() {
         let socket =
             descriptors::adopt(number).map_err(|errno| unusable(options, number, errno))?;
+        listen(&socket).map_err(|errno| unusable(options, number, errno))?;
         sockets.push((socket, number));
     }
     Ok(sockets)

@@ -32,6 +32,10 @@ const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 const DT_NEEDED: u64 = 1;
 const DT_TEXTREL: u64 = 22;
+const DT_RELA: u64 = 7;
+const DT_REL: u64 = 17;
+const DT_JMPREL: u64 = 23;
+const DT_RELR: u64 = 36;
 
 /// A program header.
 #[derive(Debug)]
@@ -135,6 +139,16 @@ fn program_is_position_independent() {
         !elf.dynamic_tags().contains(&DT_TEXTREL),
         "it relocates its code"
     );
+}
+
+/// What the entry adds to is listed in one way, the only one that it reads.
+#[test]
+fn relocations_are_packed_ones_alone() {
+    let tags = Elf::read().dynamic_tags();
+    assert!(tags.contains(&DT_RELR), "no packed relocations");
+    for other in [DT_RELA, DT_REL, DT_JMPREL] {
+        assert!(!tags.contains(&other), "relocations of tag {other}");
+    }
 }
 
 #[test]

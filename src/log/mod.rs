@@ -8,13 +8,12 @@ use core::cell::Cell;
 
 use linux_raw_sys::general::{POLLOUT, pollfd};
 use rustix::fd::RawFd;
-use rustix::net::{SendFlags, send};
 
 use crate::clock::{Civil, Offset};
 use crate::decimal::digits;
 use crate::limits::LOG_LINE_BYTES;
 use crate::sys::fd::fixed;
-use crate::sys::raw::{ppoll, wall_clock};
+use crate::sys::raw::{ppoll, send, wall_clock};
 use crate::text;
 use crate::text::Arg::{Number, Said, Str};
 use crate::text::{Say, Sink, Text, number_to};
@@ -233,12 +232,7 @@ fn write_whole(target: Target, line: &[u8]) -> Result<(), Lost> {
     let may_write = !target.may_block || ppoll(&mut polled, 0).is_ok_and(|ready| ready > 0);
     let written = match may_write {
         false => 0,
-        true if target.is_socket => send(
-            fixed(target.fd),
-            line,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        )
-        .unwrap_or(0),
+        true if target.is_socket => send(fixed(target.fd), line, None).unwrap_or(0),
         true => rustix::io::write(fixed(target.fd), line).unwrap_or(0),
     };
     match written == line.len() {

@@ -36,8 +36,24 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        self.bytes(N).try_into().unwrap_or([0; N])
+    /// A number of `N` bytes, at most 8. One load where eight are left, which is nearly always.
+    #[inline(never)] // its many calls then give the reader alone
+    fn number<const N: usize>(&mut self) -> u64 {
+        let mut all = [0; 8];
+        match self.rest.split_at_checked(N) {
+            Some((number, behind)) => {
+                match self.rest.first_chunk() {
+                    Some(chunk) => all = *chunk,
+                    None => all.iter_mut().zip(number).for_each(|(to, from)| *to = *from),
+                }
+                self.rest = behind;
+            }
+            None => {
+                self.overrun = true;
+                self.rest = &[];
+            }
+        }
+        u64::from_le_bytes(all) & u64::MAX >> (64 - 8 * N)
     }
 
     /// All bytes that are left.
@@ -93,6 +109,23 @@ impl<'a> Writer<'a> {
             }
             None => self.overrun = true,
         }
+    }
+
+    /// Appends the lowest `N` bytes of a number, at most 8. One store where eight have room, of which the
+    /// upper ones are written over next.
+    #[inline(never)] // as above
+    fn number<const N: usize>(&mut self, value: u64) {
+        let all = value.to_le_bytes();
+        let room = self.buffer.get_mut(self.at..).unwrap_or_default();
+        if let Some(chunk) = room.first_chunk_mut() {
+            *chunk = all;
+        } else if let Some(room) = room.get_mut(..N) {
+            room.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+        } else {
+            self.overrun = true;
+            return;
+        }
+        self.at += N;
     }
 
     /// The room left behind what is written, for data that a system call puts there.
@@ -154,8 +187,10 @@ macro_rules! integer_fields {
     ($($type:ty),*) => { $(
         impl Field<'_> for $type {
             const LEAST: usize = size_of::<$type>();
-            fn read(from: &mut Reader<'_>) -> Self { <$type>::from_le_bytes(from.array()) }
-            fn write(&self, to: &mut Writer<'_>) { to.bytes(&self.to_le_bytes()); }
+            #[allow(clippy::cast_possible_truncation, clippy::cast_lossless)] // it has as many bytes
+            fn read(from: &mut Reader<'_>) -> Self { from.number::<{ size_of::<$type>() }>() as $type }
+            #[allow(clippy::cast_lossless)] // one of the types is u64 itself
+            fn write(&self, to: &mut Writer<'_>) { to.number::<{ size_of::<$type>() }>(*self as u64); }
         }
     )* };
 }
@@ -319,13 +354,12 @@ pub struct Header {
 impl Header {
     /// Reads it. `None`: fewer than [`HEADER_BYTES`] bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut from = Reader::new(bytes);
-        let header = Self {
-            size: Field::read(&mut from),
-            kind: Field::read(&mut from),
-            tag: Field::read(&mut from),
-        };
-        from.finish().ok().map(|()| header)
+        let &[a, b, c, d, kind, e, f] = bytes.first_chunk()?;
+        Some(Self {
+            size: u32::from_le_bytes([a, b, c, d]),
+            kind,
+            tag: Tag(u16::from_le_bytes([e, f])),
+        })
     }
 
     /// Its bytes.

@@ -13,10 +13,10 @@ use linux_raw_sys::ptrace::{
 };
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags};
 
 use crate::limits::{LOG_FDS, PROC_FD, XATTR_FLAGS_END};
-use crate::sys::raw::{seccomp_has_action, seccomp_install};
+use crate::sys::raw::{SEND_FLAGS, seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,7 +115,6 @@ const ADDRESS_END: u32 = 2 + 10 + 1 + 1;
 
 const _: () = assert!(F_OFD_GETLK & 1 == 0 && F_OFD_SETLK == F_OFD_GETLK | 1);
 
-const SEND_FLAGS: u32 = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL).bits();
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
 const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
 
@@ -147,11 +146,10 @@ const OPEN_NEW: u32 = OPEN_BELOW | OFlags::CREATE.union(OFlags::EXCL).bits();
 const OPEN_AGAIN: u32 = OFlags::CLOEXEC.bits();
 
 table! {
-    ALWAYS __NR_recvfrom "recvfrom" [(3, Is(RECV_FLAGS)), (4, Zero), (5, Zero)] "requests; no descriptors";
-    ALWAYS __NR_sendto "sendto" [(3, Is(SEND_FLAGS)), (4, Zero), (5, Zero)] "replies";
+    ALWAYS __NR_recvfrom "recvfrom" [(3, Masked(!RECV_FLAGS, 0)), (4, Zero), (5, Zero)] "requests; no descriptors";
+    ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS.bits()))] "replies, with a donated descriptor or none";
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
-    ALWAYS __NR_fstat "fstat" [] "attributes; the kind of what was opened";
-    ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(AtFlags::SYMLINK_NOFOLLOW.bits()))] "walks to a known file; names compared";
+    ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(NOFOLLOW_EMPTY))] "attributes; the kind of what was opened; names compared";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW | OFlags::PATH.bits()))] "walks: a path, not the file";
     BY_PARENT __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW))] "Tlopen of a held file";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK, OPEN_NEW))] "Tlcreate: a new file, never an old one";
@@ -159,7 +157,6 @@ table! {
     ALWAYS __NR_close "close" [] "clunk; the end of a connection";
     ALWAYS __NR_pread64 "pread64" [] "Tread";
     ALWAYS __NR_pwrite64 "pwrite64" [] "Twrite";
-    ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS))] "replies that donate a descriptor";
     ALWAYS __NR_getdents64 "getdents64" [] "Treaddir";
     ALWAYS __NR_lseek "lseek" [(2, Is(0))] "Treaddir from an offset; SEEK_SET";
     ALWAYS __NR_readlinkat "readlinkat" [(0, DESCRIPTOR)] "Treadlink";

@@ -3,16 +3,14 @@
 use core::ops::Range;
 
 use linux_raw_sys::general::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
-use rustix::fd::{OwnedFd, RawFd};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
-};
+use rustix::fd::{AsFd, OwnedFd, RawFd};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{RecvFlags, recv};
 
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
     DONATIONS, FRAME_BYTES, INPUT_BYTES, LARGE_REPLY_BYTES, OUTPUT_BYTES, PAGE_BYTES,
-    SMALL_REPLY_BYTES,
+    SMALL_REPLY_BYTES, TRIM_AFTER_MS,
 };
 use crate::p9::messages::{
     Message, Rread, Tgetattr, Tgetxattr, Tlistxattr, Tmultigetattr, Tread, Treaddir, Treadlink,
@@ -20,6 +18,7 @@ use crate::p9::messages::{
 };
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
+use crate::sys::raw::{send, set_receive_timeout};
 use crate::tables::Id;
 
 /// Events of ppoll(2), as its entries have them.
@@ -79,6 +78,13 @@ struct Donation {
     /// Where its reply starts in the send buffer.
     at: usize,
     open: OpenId,
+}
+
+/// Makes a socket one that [`Connection::receive`] may wait for, at most [`TRIM_AFTER_MS`].
+/// Errors: ioctl(2)'s, setsockopt(2)'s.
+pub fn listen(socket: &OwnedFd) -> Result<(), Errno> {
+    ioctl_fionbio(socket, false)?;
+    set_receive_timeout(socket.as_fd(), TRIM_AFTER_MS.unsigned_abs())
 }
 
 /// A connection that has not ended.
@@ -149,21 +155,28 @@ impl Connection {
     /// Takes what the peer has sent, as far as the buffer holds it. Descriptors sent along are not
     /// accepted: there is no room for them in the call, and the kernel drops them. An error, like the
     /// end, means that nothing more will come; what came before is still served.
-    pub fn receive(&mut self) {
+    ///
+    /// With `wait` it waits, as long as quiet may last ([`listen`]). False: nothing came.
+    pub fn receive(&mut self, wait: bool) -> bool {
         self.make_room_for_input();
         let room = self.input.get_mut(self.received.end..).unwrap_or_default();
         if room.is_empty() {
-            return; // cannot be: a frame that fills the buffer is whole, and then nothing is received
+            return false; // cannot be: a frame that fills the buffer is whole, and then nothing is received
         }
-        match recv(&self.socket, room, RecvFlags::DONTWAIT) {
+        let flags = match wait {
+            true => RecvFlags::empty(),
+            false => RecvFlags::DONTWAIT,
+        };
+        match recv(&self.socket, room, flags) {
             Ok((0, _)) => self.at_end = true,
             Ok((count, _)) => {
                 self.received.end += count;
                 self.input_touched = self.input_touched.max(self.received.end);
             }
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) => return false,
             Err(_) => self.at_end = true,
         }
+        true
     }
 
     /// The next frame that is there. A size below a header's or above the message size is bad.
@@ -297,19 +310,8 @@ impl Connection {
                 .first()
                 .map_or(self.replies.end, |donation| donation.at);
             let bytes = self.output.get(start..end).unwrap_or_default();
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let sent = match donated.and_then(|donation| fs.donated(donation.open)) {
-                None => send(&self.socket, bytes, flags),
-                Some(fd) => {
-                    let mut space =
-                        [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                    let mut control = SendAncillaryBuffer::new(&mut space);
-                    let fds = [fd];
-                    let _fits = control.push(SendAncillaryMessage::ScmRights(&fds));
-                    sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)
-                }
-            };
-            match sent {
+            let fd = donated.and_then(|donation| fs.donated(donation.open));
+            match send(self.socket.as_fd(), bytes, fd) {
                 Ok(count) => {
                     self.replies.start += count;
                     if donated.is_some() && count > 0 {

@@ -3,6 +3,10 @@
 //! A turn serves requests that are already in a connection's buffer, until they are used up, the
 //! peer must read first, or the turn has cost [`TURN_COST`] units. So one connection delays another by
 //! at most one turn and one request of each that has work. Replies of a turn are sent together.
+//!
+//! Where one connection alone is talking, it alone is looked at ([`Server::stay`]), for as long as a turn may
+//! cost: the others, all of which only listen, are asked about by one descriptor for all of them, or not at all
+//! where there are none.
 
 pub mod connection;
 pub mod dispatch;
@@ -11,6 +15,7 @@ pub mod handlers;
 pub mod values;
 
 use linux_raw_sys::general::pollfd;
+use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
@@ -48,6 +53,12 @@ pub struct Server<'a> {
     polled: List<pollfd>,
     common: Common<'a>,
     wakeups: u32,
+    /// Ready when any socket is (epoll(7)). None: there is one socket, or one has ended.
+    any: Option<OwnedFd>,
+    /// The place that was heard last.
+    last: usize,
+    /// Places that are live, as of the last turns, if all of them have nothing to do but to listen; else 0.
+    listening: usize,
 }
 
 /// What all connections share.
@@ -83,6 +94,7 @@ impl<'a> Server<'a> {
         log: &'a Log,
     ) -> Self {
         let (mut places, mut polled) = (List::new(), List::new());
+        let any = watch(&sockets).ok();
         for (id, (socket, name)) in (0u16..).zip(sockets.drain()) {
             polled.push(pollfd {
                 fd: socket.as_raw_fd(),
@@ -104,6 +116,9 @@ impl<'a> Server<'a> {
             polled,
             common,
             wakeups: 0,
+            any,
+            last: 0,
+            listening: 0,
         }
     }
 
@@ -118,7 +133,9 @@ impl<'a> Server<'a> {
                     false => Ok(()),
                 };
             }
-            self.wait(left == Left::Work)?;
+            if left == Left::Work || !self.stay() {
+                self.wait(left == Left::Work)?;
+            }
         }
     }
 
@@ -135,19 +152,74 @@ impl<'a> Server<'a> {
     /// One turn for each connection that has work.
     fn take_turns(&mut self) -> Left {
         let mut left = Left::Nothing;
+        let (mut live, mut all_listen) = (0, true);
         for at in 0..self.places.len() {
             let now = self.take_turn(at);
+            if let Some(Place::Live(connection)) = self.places.get(at) {
+                live += 1;
+                all_listen &= connection.interest() == IN;
+            }
             left = match (left, now) {
                 (Left::Work, _) | (_, Left::Work) => Left::Work,
                 (Left::Nothing, Left::Nothing) => Left::Nothing,
                 _ => Left::Idle,
             };
         }
+        self.listening = if all_listen { live } else { 0 };
         if self.common.fs.reap(RELEASES_PER_TURN) {
             Left::Work
         } else {
             left
         }
+    }
+
+    /// Waits for the connection that was heard last, and serves it again and again, as long as nobody else has
+    /// anything and it has not had a turn's worth. False: look at all of them.
+    fn stay(&mut self) -> bool {
+        let mut cost = 0;
+        while cost < TURN_COST {
+            let Some(Place::Live(connection)) = self.places.get_mut(self.last) else {
+                return false;
+            };
+            if self.listening == 0 || !connection.wants_trim() {
+                return false; // somebody has more to do than to listen, or it was quiet
+            }
+            let is_alone = self.listening == 1;
+            let is_quiet = if is_alone {
+                false
+            } else {
+                let Some(any) = &self.any else {
+                    return false;
+                };
+                let mut polled = [pollfd {
+                    fd: any.as_raw_fd(),
+                    events: IN,
+                    revents: 0,
+                }];
+                ppoll(&mut polled, TRIM_AFTER_MS) == Ok(0)
+            };
+            if is_quiet || !connection.receive(is_alone) {
+                if is_quiet || is_alone {
+                    self.trim();
+                }
+                return is_alone;
+            }
+            match turn(connection, &mut self.common) {
+                Some(spent) => cost += 1 + spent,
+                None => {
+                    self.end(self.last);
+                    return true;
+                }
+            }
+            if connection.interest() != IN || self.common.fs.reap(RELEASES_PER_TURN) {
+                return true;
+            }
+            self.wakeups = self.wakeups.wrapping_add(1);
+            if self.wakeups.is_multiple_of(TRIM_EVERY_WAKEUPS) {
+                self.trim();
+            }
+        }
+        true
     }
 
     fn take_turn(&mut self, at: usize) -> Left {
@@ -156,7 +228,7 @@ impl<'a> Server<'a> {
         };
         match place {
             Place::Live(connection) => {
-                if connection.has_work() && !turn(connection, &mut self.common)
+                if connection.has_work() && turn(connection, &mut self.common).is_none()
                     || connection.is_done()
                 {
                     self.end(at);
@@ -201,6 +273,8 @@ impl<'a> Server<'a> {
             connection.trim();
             let name = connection.link.name;
             *place = Place::Ending(name);
+            // Where somebody else holds the socket too, it would stay ready for ever.
+            self.any = None;
         }
     }
 
@@ -262,7 +336,8 @@ impl<'a> Server<'a> {
             return;
         }
         if interest & IN != 0 && events & (IN | ERR | HUP) != 0 {
-            connection.receive();
+            connection.receive(false);
+            self.last = at;
         }
     }
 
@@ -280,8 +355,22 @@ impl<'a> Server<'a> {
 /// What a runtime is told that would not speak 9P.
 pub const SPEAKS_9P: Told = b"this gofer speaks 9P; start the runtime with --lisafs=false";
 
-/// Serves requests that are there. False: the connection is over.
-fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
+/// One descriptor for all `sockets`, which is ready when one of them is. Errors: `EINVAL` there is one alone;
+/// epoll_create1(2)'s, epoll_ctl(2)'s.
+fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
+    if sockets.len() < 2 {
+        return Err(Errno::INVAL);
+    }
+    let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (socket, _) in sockets {
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&any, socket, data, epoll::EventFlags::IN)?;
+    }
+    Ok(any)
+}
+
+/// Serves requests that are there; what that cost. None: the connection is over.
+fn turn(connection: &mut Connection, common: &mut Common<'_>) -> Option<usize> {
     let Common {
         fids,
         values,
@@ -293,7 +382,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
     if policy.may_be_lisafs && connection.begins_with_lisafs() {
         log.fatal(text!("%", Raw(SPEAKS_9P)));
         *met_lisafs = true;
-        return false;
+        return None;
     }
     let mut cost = 0;
     while cost < TURN_COST {
@@ -303,7 +392,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
             Next::Bad => {
                 // What was asked before is answered, as far as the peer takes it at once.
                 connection.flush(fs);
-                return false;
+                return None;
             }
         };
         if connection.is_pointless(header) {
@@ -316,7 +405,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
             match connection.flush(fs) {
                 Sent::All => {}
                 Sent::Blocked => break,
-                Sent::Lost => return false,
+                Sent::Lost => return None,
             }
         }
         let (body, room, link) = connection.parts(body);
@@ -334,5 +423,5 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> bool {
         cost += answered.cost;
         fs.reap(RELEASES_PER_TURN);
     }
-    connection.flush(fs) != Sent::Lost
+    (connection.flush(fs) != Sent::Lost).then_some(cost)
 }

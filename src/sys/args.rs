@@ -1,7 +1,7 @@
 //! The words of the command line, as the kernel left them on the stack.
 #![allow(unsafe_code)]
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char};
 
 /// argv: arbitrary bytes, no UTF-8 assumed.
 #[derive(Clone, Copy)]
@@ -10,25 +10,21 @@ pub struct Args {
 }
 
 impl Args {
-    /// Takes what the C start-up code hands to `main`.
+    /// Takes what the kernel left at the program's entry.
     ///
     /// # Safety
     /// `argv` points to `argc` pointers to NUL-terminated strings, all of which live and stay
     /// unchanged as long as the process.
-    pub unsafe fn from_main(argc: c_int, argv: *const *const c_char) -> Self {
-        let count = usize::try_from(argc).unwrap_or(0);
-        if argv.is_null() || count == 0 {
-            return Self { argv: &[] };
-        }
-        // SAFETY: the caller vouches for `count` pointers that live as long as the process.
-        let argv = unsafe { core::slice::from_raw_parts(argv, count) };
+    pub unsafe fn from_stack(argc: usize, argv: *const *const c_char) -> Self {
+        // SAFETY: the caller vouches for `argc` pointers that live as long as the process.
+        let argv = unsafe { core::slice::from_raw_parts(argv, argc) };
         Self { argv }
     }
 
     /// Word `index`, without its NUL; word 0 is the program's name.
     pub fn get(&self, index: usize) -> Option<&'static [u8]> {
         let word = *self.argv.get(index)?;
-        // SAFETY: `from_main`'s caller vouches for a NUL-terminated string that lives as long as the process.
+        // SAFETY: `from_stack`'s caller vouches for a NUL-terminated string that lives as long as the process.
         Some(unsafe { CStr::from_ptr(word) }.to_bytes())
     }
 }

@@ -3,7 +3,7 @@
 //! Part of the program, not of the library: tests link std, which has its own.
 #![allow(unsafe_code)]
 
-use core::ffi::{c_char, c_int};
+use core::arch::naked_asm;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,26 +11,59 @@ use gofer::limits::LOG_FD;
 use gofer::log::Line;
 use gofer::sys::args::Args;
 use gofer::sys::fd::fixed;
+use gofer::sys::image::relocate;
 use gofer::sys::raw::exit;
 use gofer::text;
 use gofer::text::Arg::{Number, Str};
 use gofer::text::{Say, Sink};
-
-#[cfg(target_env = "musl")]
-#[link(name = "c")]
-unsafe extern "C" {}
+use linux_raw_sys::elf::Elf_Dyn;
 
 /// Whether serving has begun, so that the log is in its place.
 pub(crate) static SERVING: AtomicBool = AtomicBool::new(false);
 
-/// Called by musl's start-up code.
-///
-/// # Safety
-/// `argc` and `argv` are what the kernel put on the stack.
+/// Where the kernel starts the program: on the stack are argc, argv and the rest (execve(2)).
+#[unsafe(naked)]
 #[unsafe(no_mangle)]
-unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    // SAFETY: the C start-up code passes the kernel's own vector on, and nothing changes it.
-    let args = unsafe { Args::from_main(argc, argv) };
+unsafe extern "C" fn _start() -> ! {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!(
+        ".hidden __ehdr_start",
+        ".hidden _DYNAMIC",
+        "xor ebp, ebp", // the outermost frame
+        "mov rdi, rsp",
+        "lea rsi, [rip + __ehdr_start]",
+        "lea rdx, [rip + _DYNAMIC]",
+        "and rsp, -16",
+        "call {begin}",
+        begin = sym begin,
+    );
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(
+        ".hidden __ehdr_start",
+        ".hidden _DYNAMIC",
+        "mov x29, #0",
+        "mov x0, sp",
+        "adrp x1, __ehdr_start",
+        "add x1, x1, :lo12:__ehdr_start",
+        "adrp x2, _DYNAMIC",
+        "add x2, x2, :lo12:_DYNAMIC",
+        "and sp, x0, #-16",
+        "bl {begin}",
+        begin = sym begin,
+    );
+}
+
+/// # Safety
+/// `stack` is what the kernel left, the others are the program's image as it was mapped.
+unsafe extern "C" fn begin(stack: *const usize, image: *mut u8, dynamic: *const Elf_Dyn) -> ! {
+    // SAFETY: the caller's.
+    unsafe { relocate(image, dynamic) };
+    // SAFETY: the kernel put argc there.
+    let argc = unsafe { *stack };
+    // SAFETY: and behind it argv.
+    let argv = unsafe { stack.add(1) };
+    // SAFETY: which nothing changes.
+    let args = unsafe { Args::from_stack(argc, argv.cast()) };
     exit(crate::start(args))
 }
 
@@ -52,12 +85,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// Named by core's unwind tables, called by nobody: panics abort.
-#[cfg(not(target_env = "musl"))]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
 /// As above.
-#[cfg(not(target_env = "musl"))]
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     exit(128)

@@ -3,7 +3,7 @@
 pub mod arena;
 pub mod args;
 pub mod fd;
+pub mod image;
 pub mod inside;
 pub mod memory;
 pub mod raw;
-pub mod relro;

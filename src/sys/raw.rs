@@ -6,16 +6,17 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_ppoll,
-    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_unshare, CLOCK_REALTIME, CLONE_NEWNS,
-    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, kernel_sigaction, kernel_sigset_t, pollfd,
-    timespec,
+    __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg, __NR_setsockopt, __NR_unshare,
+    CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec,
+    kernel_sigaction, kernel_sigset_t, pollfd, timespec,
 };
+use linux_raw_sys::net::{SCM_RIGHTS, SO_RCVTIMEO_OLD, SOL_SOCKET, cmsghdr, msghdr};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_SET_MODE_FILTER, sock_filter};
 use linux_raw_sys::signal_macros::sig_ign;
 use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
+use rustix::net::{AddressFamily, SendFlags};
 
 #[repr(C)]
 struct BpfProgram {
@@ -183,6 +184,78 @@ pub fn ppoll(fds: &mut [pollfd], timeout_ms: i32) -> Result<usize, Errno> {
             size_of::<kernel_sigset_t>(),
         )
     })
+}
+
+/// The control message that carries one descriptor (unix(7), SCM_RIGHTS): its header, and the number padded.
+#[repr(C)]
+struct Rights {
+    header: cmsghdr,
+    fd: RawFd,
+    padding: u32,
+}
+
+/// Sends `bytes`, with a descriptor or none, and without waiting (sendmsg(2)). How many were taken. Not rustix's:
+/// one call for both, and no control buffer to put together. Errors: its own.
+#[inline(never)]
+pub fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<usize, Errno> {
+    let fd = fd.map(|fd| fd.as_raw_fd());
+    let rights = Rights {
+        header: cmsghdr {
+            cmsg_len: size_of::<cmsghdr>() + size_of::<RawFd>(),
+            cmsg_level: SOL_SOCKET.cast_signed(),
+            cmsg_type: SCM_RIGHTS.cast_signed(),
+        },
+        fd: fd.unwrap_or(-1),
+        padding: 0,
+    };
+    let mut piece = iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len() as u64,
+    };
+    let message = msghdr {
+        msg_name: core::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: (&raw mut piece).cast(),
+        msg_iovlen: 1,
+        msg_control: (&raw const rights).cast_mut().cast(),
+        msg_controllen: if fd.is_some() { size_of::<Rights>() } else { 0 },
+        msg_flags: 0,
+    };
+    let (number, flags) = (socket.as_raw_fd().cast_unsigned(), SEND_FLAGS.bits());
+    let at = (&raw const message).addr();
+    // SAFETY: the kernel reads the message, the bytes and the control message during the call.
+    check(unsafe { syscall4(__NR_sendmsg, number as usize, at, flags as usize, 0) })
+}
+
+/// Flags of [`send`].
+pub const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// How long a receive on `socket` waits at the most (socket(7), SO_RCVTIMEO): milliseconds below 1,000.
+/// Errors: setsockopt(2)'s.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, millis: u32) -> Result<(), Errno> {
+    let timeout = timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(millis) * 1_000, // a timeval's microseconds
+    };
+    let fd = socket.as_raw_fd().cast_unsigned() as usize;
+    let (level, option) = (SOL_SOCKET as usize, SO_RCVTIMEO_OLD as usize);
+    let at = core::ptr::from_ref(&timeout).addr();
+    // SAFETY: the kernel reads two words at `at` during the call, seconds and microseconds.
+    check(unsafe {
+        syscall5(
+            __NR_setsockopt,
+            fd,
+            level,
+            option,
+            at,
+            size_of::<timespec>(),
+        )
+    })
+    .map(|_| ())
 }
 
 /// Connects a socket of AF_UNIX to a name in the working directory, of at most 11 bytes with its NUL

@@ -5,9 +5,12 @@ use crate::harness::{
 };
 use crate::p9::{Client, Data, Frame, MSIZE, O_RDONLY, O_WRONLY, Rread, frame, refused, t};
 use nix::errno::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// A server with a root and `extra` connections to the directory `m`.
 fn several(tree: &Tree, extra: usize) -> (Gofer, Vec<Client>) {
@@ -427,4 +430,99 @@ fn silent_connection_with_donated_descriptors_frees_them_at_its_end() {
     clients[0].getattr(ROOT, 0).unwrap();
     drop(silent);
     expect_descriptors(&gofer, &mut clients[0], start - 1); // without the socket, at least
+}
+
+// ---- waiting ----
+
+/// Nanoseconds that it has run on a processor.
+fn run_ns(gofer: &Gofer) -> u64 {
+    let text = gofer.proc_text("schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// What a sleeping program costs in half a second: nothing, but for giving memory back once.
+fn expect_asleep(gofer: &Gofer) {
+    std::thread::sleep(Duration::from_millis(300));
+    let before = run_ns(gofer);
+    std::thread::sleep(Duration::from_millis(500));
+    let spent = run_ns(gofer) - before;
+    assert!(spent < 50_000_000, "{spent} ns of half a second");
+}
+
+#[test]
+fn idle_program_sleeps_with_one_connection_and_with_many() {
+    let tree = Tree::new();
+    let mut s = serve(&tree);
+    s.getattr(ROOT, 0).unwrap();
+    expect_asleep(&s.gofer);
+    let (mut gofer, mut clients) = several(&tree, 5);
+    clients[3].getattr(ROOT, 0).unwrap();
+    expect_asleep(&gofer);
+    drop(clients.pop());
+    clients[0].getattr(ROOT, 0).unwrap();
+    expect_asleep(&gofer);
+    drop(clients);
+    gofer.exit();
+}
+
+#[test]
+fn socket_that_another_process_holds_too_costs_nothing_once_it_has_ended() {
+    let tree = Tree::new();
+    let (gofer, mut clients) = several(&tree, 2);
+    let pid = Pid::from_raw(gofer.pid().cast_signed()).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let name = format!("socket:[{}]", gofer.inodes[2]);
+    let all = gofer.descriptors().unwrap();
+    let (number, _) = all
+        .iter()
+        .find(|(_, link)| link.to_str() == Some(&name))
+        .unwrap();
+    let held = pidfd_getfd(&process, *number, PidfdGetfdFlags::empty()).unwrap();
+    let last = clients.pop().unwrap();
+    last.send(b"half a frame").unwrap();
+    drop(last);
+    for _ in 0..100 {
+        clients[0].getattr(ROOT, 0).unwrap();
+        clients[1].getattr(ROOT, 0).unwrap();
+    }
+    expect_asleep(&gofer);
+    drop(held);
+}
+
+/// With several, the one that was heard last is waited for first, and the others as well.
+#[test]
+fn connections_that_take_turns_are_all_answered() {
+    let tree = Tree::new();
+    let (_gofer, mut clients) = several(&tree, 7);
+    for round in 0..2000 {
+        let count = clients.len();
+        clients[round * 5 % count].getattr(ROOT, 0).unwrap();
+        clients[round % 3].getattr(ROOT, 0).unwrap();
+    }
+    let all: Vec<u8> = (0..500).flat_map(|tag| t::getattr(tag, ROOT, 0)).collect();
+    for client in &clients {
+        client.send(&all).unwrap();
+    }
+    for client in clients.iter().rev() {
+        for tag in 0..500 {
+            assert_eq!(client.recv().unwrap().tag, tag);
+        }
+    }
+}
+
+/// A runtime may hand over a socket whose calls do not wait; it is one whose calls do, from then on.
+#[test]
+fn sockets_that_do_not_block_are_waited_for_all_the_same() {
+    let tree = Tree::new();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let launch = Launch::new(&tree.bundle(), 0).with(&["--io-fds", "20"]);
+    let mut gofer = launch.hand([(theirs.into(), 20)]).start();
+    let mut client = Client::new(ours);
+    client.hello(ROOT).unwrap();
+    client.getattr(ROOT, 0).unwrap();
+    expect_asleep(&gofer);
+    drop(client);
+    gofer.exit();
 }

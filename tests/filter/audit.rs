@@ -22,9 +22,10 @@ macro_rules! startup {
 
 startup! {
     // ours
-    __NR_mmap "mmap" "buffers, tables and heap, reserved once; musl, for large thread-local storage";
+    __NR_mmap "mmap" "buffers, tables and heap, reserved once";
     __NR_mprotect "mprotect" "relocated data made read-only";
     __NR_read "read" "the end of --sync-userns-fd";
+    __NR_fstat "fstat" "kinds of descriptors, sizes of files";
     __NR_openat2 "openat2" "attach points and mount points, inside the new root";
     __NR_open_tree "open_tree" "the detached clone of /proc/self/fd; the sources of bind mounts";
     __NR_unshare "unshare" "a mount namespace of our own";
@@ -37,6 +38,10 @@ startup! {
     __NR_pipe2 "pipe2" "placeholders at fixed descriptors";
     __NR_dup3 "dup3" "the fixed descriptors put in place";
     __NR_close_range "close_range" "stray descriptors closed";
+    __NR_ioctl "ioctl" "FIONBIO: sockets whose calls wait";
+    __NR_setsockopt "setsockopt" "SO_RCVTIMEO: how long a receive waits";
+    __NR_epoll_create1 "epoll_create1" "one descriptor that tells of all sockets";
+    __NR_epoll_ctl "epoll_ctl" "the sockets put into it";
     __NR_getpid "getpid" "the log's lines";
     __NR_getuid "getuid" "the log's banner";
     __NR_getgid "getgid" "the log's banner";
@@ -51,12 +56,6 @@ startup! {
     __NR_chdir "chdir" "the root served";
     __NR_fchdir "fchdir" "the clone of /proc/self/fd, with --host-uds";
     __NR_seccomp "seccomp" "the filter itself";
-    // musl's, before and behind main
-    __NR_arch_prctl "arch_prctl" "musl's __init_tls: the thread pointer";
-    __NR_set_tid_address "set_tid_address" "musl's __init_tls";
-    __NR_poll "poll" "musl's __init_libc: are 0, 1 and 2 open, when started set-user-id";
-    __NR_open "open" "musl's __init_libc: /dev/null for those that are not";
-    __NR_exit "exit" "musl's _Exit, should exit_group(2) come back; main never returns to it";
 }
 
 // ---- machine code ---------------------------------------------------------------------------

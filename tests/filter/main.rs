@@ -21,6 +21,7 @@ mod p9;
 mod audit;
 mod bpf;
 mod kernel;
+mod listing;
 mod rows;
 mod table;
 mod trace;

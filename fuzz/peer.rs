@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
     Shutdown, SocketFlags, SocketType, recvmsg, send, shutdown, socketpair,
 };
+use std::io::BufRead;
 
 /// Bytes that it sends in a run, at the most.
 const MOST_BYTES: usize = super::SENT_BYTES;
@@ -192,10 +193,7 @@ impl Peer {
 
     /// That what it was told answers what it has sent, one by one.
     pub(crate) fn check(&self) {
-        assert!(
-            self.told.windows(CANARY.len()).all(|told| told != CANARY),
-            "what stands outside was told"
-        );
+        assert!(!has_canary(&self.told), "what stands outside was told");
         let (mut asked, mut told) = (&self.sent[..self.done], &self.told[..]);
         // None: not known, since a refused Tversion may have changed it.
         let mut msize = Some(FRAME_BYTES);
@@ -269,4 +267,15 @@ fn frame<'a>(bytes: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     let (frame, rest) = bytes.split_at_checked(size)?;
     *bytes = rest;
     Some((header, &frame[HEADER_BYTES..]))
+}
+
+/// Whether what stands outside the tree is among these bytes.
+fn has_canary(mut bytes: &[u8]) -> bool {
+    // By std, which the fuzzer does not watch: looking at each byte here would take most of its time.
+    while bytes.skip_until(CANARY[0]).expect("bytes in memory") > 0 {
+        if bytes.starts_with(&CANARY[1..]) {
+            return true;
+        }
+    }
+    false
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the fuzzers and runs them; takes their inputs from, and packs them into, fuzz/corpus/TARGET.pack.
+# Builds the fuzzers and runs them; takes their inputs from, and packs them into, fuzz/corpus/TARGET.gz.
 # docs/fuzzing.md says more.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,19 +31,19 @@ build() {
 
 fuzzer() { printf '%s' "$out/$host/release/$1"; }
 
-# A pack is a list of inputs, each behind its length in two bytes, the low one first.
+# A pack is a list of inputs, each behind its length in two bytes, the low one first; and pressed.
 unpack() {
     mkdir -p "fuzz/corpus/$1" fuzz/artifacts
-    [ ! -e "fuzz/corpus/$1.pack" ] || perl -we '
-        my ($dir, $pack) = @ARGV;
+    [ ! -e "fuzz/corpus/$1.gz" ] || gzip -dc "fuzz/corpus/$1.gz" | perl -we '
+        my ($dir) = @ARGV;
         local $/;
-        open my $in, "<:raw", $pack or die "$pack: $!";
+        binmode STDIN;
         my $at = 0;
-        for my $input (unpack "(v/a*)*", <$in>) {
+        for my $input (unpack "(v/a*)*", <STDIN>) {
             my $name = sprintf "%s/packed-%05d", $dir, $at++;
             open my $out, ">:raw", $name or die "$name: $!";
             print $out $input;
-        }' "fuzz/corpus/$1" "fuzz/corpus/$1.pack"
+        }' "fuzz/corpus/$1"
 }
 
 pack() {
@@ -53,13 +53,13 @@ pack() {
     unpack "$1"
     "$(fuzzer "$1")" -set_cover_merge=1 "$few" "fuzz/corpus/$1" >"$out/log" 2>&1 || { tail "$out/log" >&2; die "cannot merge $1"; }
     perl -we '
-        my ($pack, @names) = @ARGV;
         local $/;
-        my @inputs = map { open my $in, "<:raw", $_ or die "$_: $!"; scalar <$in> } @names;
-        @inputs = sort { length $a <=> length $b or $a cmp $b } @inputs;
-        open my $out, ">:raw", $pack or die "$pack: $!";
-        print $out pack "(v/a*)*", @inputs;
-        printf "%s: %d inputs, %d bytes\n", $pack, scalar @inputs, tell $out;' "fuzz/corpus/$1.pack" "$few"/*
+        my @inputs = map { open my $in, "<:raw", $_ or die "$_: $!"; scalar <$in> } @ARGV;
+        binmode STDOUT;
+        @inputs = grep { length() < 65_536 } @inputs;
+        print pack "(v/a*)*", sort { length $a <=> length $b or $a cmp $b } @inputs;' "$few"/* | gzip -9n >"$out/packed.gz"
+    mv "$out/packed.gz" "fuzz/corpus/$1.gz"
+    printf '%s: %d inputs, %d bytes\n' "$1" "$(find "$few" -type f | wc -l)" "$(stat -c %s "fuzz/corpus/$1.gz")"
     rm -rf "fuzz/corpus/$1"
 }
 
@@ -73,7 +73,7 @@ run() {
     "$(fuzzer "$target")" "fuzz/corpus/$target" -max_total_time="$seconds" -max_len=1000 -timeout=20 \
         -artifact_prefix="$PWD/fuzz/artifacts/$target-" -print_final_stats=1 "$@" >"$out/log" 2>&1 ||
         { tail -n 60 "$out/log" >&2; die "$target: found something; its input is in fuzz/artifacts, this log in $out/log"; }
-    grep -aE 'INITED|DONE|^stat::(number|average|peak)' "$out/log"
+    grep -aE 'INITED|DONE|^stat::(number|average|peak)' "$out/log" || tail -n 3 "$out/log"
 }
 
 names() {

@@ -18,8 +18,8 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid};
 use std::os::unix::net::UnixListener;
 
-/// What the files outside hold.
-pub(crate) const CANARY: &[u8] = b"This stands outside what is served.";
+/// What the file outside holds; its first byte is rare.
+pub(crate) const CANARY: &[u8] = b"\x05This stands outside what is served.";
 
 pub(crate) struct Tree {
     root: OwnedFd,

@@ -24,6 +24,7 @@ use gofer::p9::messages::{Message, Rlerror, Rlopen};
 use gofer::p9::messages::{Request, Tclunk, Tlopen, Tversion};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -70,9 +71,10 @@ fn watch(target: &str) -> Sender<usize> {
 fn replay(target: &str, run: fn(&[u8])) {
     let _alone = alone();
     let watched = watch(target);
-    let path = format!("{}/fuzz/corpus/{target}.pack", env!("CARGO_MANIFEST_DIR"));
-    let pack = std::fs::read(path).unwrap();
-    let (mut rest, mut count) = (&pack[..], 0);
+    let path = format!("{}/fuzz/corpus/{target}.gz", env!("CARGO_MANIFEST_DIR"));
+    let pack = Command::new("gzip").args(["-dc", &path]).output().unwrap();
+    assert!(pack.status.success(), "{path}: {pack:?}");
+    let (mut rest, mut count) = (&pack.stdout[..], 0);
     while let Some((length, behind)) = rest.split_first_chunk() {
         let (input, behind) = behind.split_at(usize::from(u16::from_le_bytes(*length)));
         watched.send(count).unwrap();

@@ -700,17 +700,20 @@ impl Model {
         linkat(&target.fd, "", &parent.fd, host(name)?, flags)
     }
 
-    /// Whether a fid's file lies in the tree, or where the host has moved it out. Landlock may refuse to link or
-    /// rename from one to the other, with EXDEV.
-    pub fn is_inside(&self, fid: u32) -> Option<bool> {
-        let node = &self.get(fid).ok()?.node;
-        Some(node.path().starts_with(self.root.path()))
+    /// Whether a fid's file lies in the tree, and not where the host has moved it out: Landlock may refuse to link
+    /// or rename to or from there, with EXDEV.
+    pub fn is_inside(&self, fid: u32) -> bool {
+        let state = self.get(fid);
+        state.is_ok_and(|state| state.node.path().starts_with(self.root.path()))
     }
 
     /// The same of what its file was in when it was walked to.
-    pub fn is_above_inside(&self, fid: u32) -> Option<bool> {
-        let parent = self.get(fid).ok()?.node.parent.borrow().clone()?;
-        Some(parent.path().starts_with(self.root.path()))
+    pub fn is_above_inside(&self, fid: u32) -> bool {
+        let parent = self
+            .get(fid)
+            .ok()
+            .and_then(|state| state.node.parent.borrow().clone());
+        parent.is_some_and(|parent| parent.path().starts_with(self.root.path()))
     }
 
     pub fn rename(&mut self, fid: u32, dfid: u32, name: &Name) -> Outcome<()> {

@@ -195,7 +195,7 @@ impl Pair<'_> {
     }
 
     /// Whether Landlock has refused what the model, which has none, might do ([`Model::is_inside`]).
-    fn is_refused_apart<T>(&mut self, got: &Answer<T>) -> bool {
+    fn is_refused_outside<T>(&mut self, got: &Answer<T>) -> bool {
         let is_refused = refused_so(got, Errno::EXDEV);
         if is_refused {
             self.refusal = Some(Errno::EXDEV);
@@ -311,17 +311,17 @@ impl Pair<'_> {
                 }
             }
             Op::Link { dfid, fid, name } => {
-                let apart = self.model.is_inside(*dfid) != self.model.is_inside(*fid);
+                let is_out = !(self.model.is_inside(*dfid) && self.model.is_inside(*fid));
                 let got = self.client.link(*dfid, *fid, &name.0);
-                if apart && self.is_refused_apart(&got) {
+                if is_out && self.is_refused_outside(&got) {
                     return Ok(());
                 }
                 both(&mut self.refusal, got, self.model.link(*dfid, *fid, name))?;
             }
             Op::Rename { fid, dfid, name } => {
-                let apart = self.model.is_above_inside(*fid) != self.model.is_inside(*dfid);
+                let is_out = !(self.model.is_above_inside(*fid) && self.model.is_inside(*dfid));
                 let got = self.client.rename(*fid, *dfid, &name.0);
-                if apart && self.is_refused_apart(&got) {
+                if is_out && self.is_refused_outside(&got) {
                     return Ok(());
                 }
                 both(&mut self.refusal, got, self.model.rename(*fid, *dfid, name))?;
@@ -333,9 +333,9 @@ impl Pair<'_> {
                 newname,
             } => {
                 let (old, new) = (*olddirfid, *newdirfid);
-                let apart = self.model.is_inside(old) != self.model.is_inside(new);
+                let is_out = !(self.model.is_inside(old) && self.model.is_inside(new));
                 let got = self.client.renameat(old, &oldname.0, new, &newname.0);
-                if apart && self.is_refused_apart(&got) {
+                if is_out && self.is_refused_outside(&got) {
                     return Ok(());
                 }
                 both(

@@ -351,7 +351,8 @@ fn detach(places: &mut [Place], restricts: bool, log: &Log) {
             sources.push((place.name, source));
         }
     }
-    for (name, source) in sources.iter() {
+    // Each source is closed with that: it lies where `..` leads on.
+    while let Some((name, source)) = sources.pop() {
         told(name, raw::restrict_mounts(source.as_fd(), 1), log);
     }
     let read_only = root.is_read_only();

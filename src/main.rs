@@ -234,8 +234,8 @@ fn serve_logged(
         false => newroot::SERVED.to_bytes(),
     };
     enter_root(new_root, log)?;
-    if is_in_place {
-        for place in places.iter_mut() {
+    for place in places.iter_mut() {
+        if place.tree.is_err() {
             place.tree = attach::open_path(place.path);
         }
     }

@@ -234,16 +234,21 @@ fn serve_logged(
         false => newroot::SERVED.to_bytes(),
     };
     enter_root(new_root, log)?;
-    if is_in_place {
-        for place in places.iter_mut() {
+    for place in places.iter_mut() {
+        if place.tree.is_err() {
             place.tree = attach::open_path(place.path);
         }
     }
-    detach(places, restricts, log);
+    let is_held = detach(places, restricts, log);
     let rules = landlock::rules(places);
     let special = special(options);
     let attaches = open_attach_points(&spec, &root_path, places, sockets, (special, reopen), log)?;
-    match detached::enter_empty() {
+    // From what is no clone `..` leads on until the process's root, which is the served one still.
+    let emptied = match is_held && reopen == Reopen::ProcFd {
+        true => detached::enter_empty(),
+        false => Err(Errno::PERM),
+    };
+    match emptied {
         Ok(()) => log.info(text!(
             "Root and working directory are empty and read-only now"
         )),
@@ -334,24 +339,26 @@ fn may_restrict(places: &[Place], log: &Log) -> bool {
 }
 
 /// Detached clones in the places' stead. The root's comes last, when the mounts that are read-only may be made so
-/// with all that lies below them.
-fn detach(places: &mut [Place], restricts: bool, log: &Log) {
+/// with all that lies below them. Whether it was done for each.
+fn detach(places: &mut [Place], restricts: bool, log: &Log) -> bool {
     let unbindable = places.iter().any(Place::is_unbindable);
+    let mut is_held = true;
     let Some((root, binds)) = places.split_first_mut() else {
-        return;
+        return is_held;
     };
     let mut sources = List::new();
     for place in binds {
         let read_only = place.is_read_only();
-        if let Ok(tree) = &mut place.tree
-            && let Some(source) = told(place.name, detached::detach(tree, read_only), log)
-            && read_only
-            && restricts
-        {
-            sources.push((place.name, source));
+        let Ok(tree) = &mut place.tree else {
+            continue;
+        };
+        match told(place.name, detached::detach(tree, read_only), log) {
+            Some(source) if read_only && restricts => sources.push((place.name, source)),
+            done => is_held &= done.is_some(),
         }
     }
-    for (name, source) in sources.iter() {
+    // Each source is closed with that: it lies where `..` leads on.
+    while let Some((name, source)) = sources.pop() {
         told(name, raw::restrict_mounts(source.as_fd(), 1), log);
     }
     let read_only = root.is_read_only();
@@ -360,8 +367,9 @@ fn detach(places: &mut [Place], restricts: bool, log: &Log) {
             true => Err(Errno::INVAL),
             false => detached::detach(tree, read_only),
         };
-        told(root.name, done, log);
+        is_held &= told(root.name, done, log).is_some();
     }
+    is_held
 }
 
 /// A step that can be done without, its failure told.

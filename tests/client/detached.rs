@@ -241,6 +241,22 @@ fn a_read_only_mount_is_so_through_the_roots_connection_and_not_for_the_host() {
     });
 }
 
+/// From the root of a clone there is no way up; from the mount that was cloned there is.
+#[test]
+fn nothing_but_the_clones_is_held() {
+    in_a_namespace(|| {
+        let tree = with_mounts();
+        let mounts = [Mount::bind("/ro", &["ro"]), Mount::bind("/rw", &[])];
+        let (gofer, _clients) = started(&tree, &mounts);
+        let all = gofer.descriptors().unwrap();
+        let dirs = all
+            .iter()
+            .filter(|(number, _)| gofer.proc(&format!("fd/{number}")).is_dir());
+        let paths: Vec<_> = dirs.map(|(_, path)| path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/"; 4]); // and that of /proc/self/fd
+    });
+}
+
 /// As it was on the runtime's own mounts.
 #[test]
 fn names_across_mounts_are_exdev_and_mount_points_ebusy_as_ever() {
@@ -429,7 +445,8 @@ fn an_unbindable_mount_is_served_as_it_is() {
             let text = format!("\"{name}\" is not held by mounts alone: invalid argument");
             assert!(told.contains(&text), "{text}: {told}");
         }
-        expect_empty(&gofer, "root");
+        // From what is no clone the way up ends at the process's root.
+        assert_eq!(file_of(gofer.proc("root")), file_of(tree.root()));
     });
 }
 

@@ -1260,6 +1260,7 @@ fn without_setup_root_the_root_that_was_made_before_is_served() {
     tree.dir("real");
     tree.link("link", "/real");
     tree.file("real/inside", b"");
+    tree.link("dangling", "/nowhere");
     let script = format!(
         "mount --bind {} /root && exec \"$0\" \"$@\"",
         tree.root().display()
@@ -1267,19 +1268,21 @@ fn without_setup_root_the_root_that_was_made_before_is_served() {
     let mounts = [
         bind(&tree, "src", "/link", &["rbind", "ro"]),
         bind(&tree, "src", "/missing", &["rbind"]),
+        bind(&tree, "src", "/dangling", &["rbind"]),
     ];
     let launch = later(&tree, false, &mounts)
         .flag("--setup-root=false")
         .edit(|spec| spec["root"]["path"] = json!("/elsewhere"));
     let mut s = launch.start_by(&tree, &["sh", "-c", &script]);
-    assert_eq!(s.destinations(), ["/real", "/missing"]);
+    assert_eq!(s.destinations(), ["/real", "/missing", "/dangling"]);
     let mut clients = vec![s.connect(0), s.connect(1)];
     clients[0].walk_to(ROOT, 2, "real/inside").unwrap();
     clients[1].walk_to(ROOT, 2, "inside").unwrap();
     let mut missing = s.gofer.client(2);
     refused(missing.hello(ROOT), Errno::EIO);
     assert!(!tree.path("missing").exists());
-    clients.push(missing);
+    clients.extend([missing, s.connect(3)]);
+    assert_eq!(clients[3].readlink(ROOT).unwrap().target, b"/nowhere");
     s.finish(clients);
 }
 

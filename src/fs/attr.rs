@@ -361,7 +361,8 @@ impl Fs {
             return Ok(meta);
         }
         match chown(fd, (uid, gid)) {
-            Err(Errno::PERM | Errno::INVAL) if lenient => {} // or ids that are not mapped here
+            // Or ids that are not mapped here. It is not that user's, and has no set-id bits of theirs.
+            Err(Errno::PERM | Errno::INVAL) if lenient => return Ok(meta),
             done => done?,
         }
         let perm = meta.0.st_mode | set_ids;

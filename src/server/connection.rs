@@ -248,6 +248,8 @@ impl Connection {
     pub fn has_room(&mut self, bytes: usize) -> bool {
         let has = self.output.len() - self.replies.end >= bytes && self.donation_count < DONATIONS;
         self.waits_for_room = !has;
+        // A request that fails may have written all of it, and a number writes eight bytes.
+        self.output_touched = self.output_touched.max(self.replies.end + bytes + 8);
         has
     }
 
@@ -274,7 +276,6 @@ impl Connection {
             self.donation_count += 1;
         }
         self.replies.end += reply;
-        self.output_touched = self.output_touched.max(self.replies.end);
     }
 
     /// Moves a frame that the buffer's end cuts to its start; once for each frame at the most.

@@ -219,7 +219,7 @@ impl<'a> Server<'a> {
                 self.trim();
             }
         }
-        true
+        self.listening == 1 // else the others' turn
     }
 
     fn take_turn(&mut self, at: usize) -> Left {

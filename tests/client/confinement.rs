@@ -617,6 +617,43 @@ fn resident_kib(gofer: &Gofer) -> u64 {
         .unwrap()
 }
 
+/// The page behind a reply that ends with one, and what a request wrote before it failed.
+#[test]
+fn memory_behind_replies_goes_back() {
+    const OTHERS: usize = 100;
+    const LEVELS: usize = 254;
+    let tree = Tree::new();
+    fs::create_dir_all(tree.path(&format!("m/{}", "d/".repeat(LEVELS)))).unwrap();
+    tree.file("m/f", [7; 4096]);
+    let (gofer, mut clients) = serve_mounts(&tree, false, &vec![Mount::bind("/m", &[]); OTHERS]);
+    let others = &mut clients[1..];
+    for client in &mut *others {
+        client.open(ROOT, 2, "f", O_RDONLY).unwrap();
+    }
+    let long = [b'x'; 256];
+    let mut names = [b"d".as_slice(); LEVELS + 2];
+    (names[0], names[LEVELS + 1]) = (b"", &long);
+    let last_of_a_page = [t::read(1, 2, 0, 4096 - 11 - 11), t::clunk(1, 99)].concat();
+    for (requests, replies) in [(last_of_a_page, 2), (t::multigetattr(1, ROOT, &names), 1)] {
+        std::thread::sleep(std::time::Duration::from_millis(500)); // it has been quiet
+        let idle = resident_kib(&gofer);
+        for client in &*others {
+            client.send(&requests).unwrap();
+            let got: usize = (0..replies)
+                .map(|_| client.recv().unwrap().body.len())
+                .sum();
+            assert_eq!(got, if replies == 2 { 4096 - 2 * 7 } else { 4 });
+        }
+        let begin = std::time::Instant::now();
+        while resident_kib(&gofer) > idle + 128 {
+            let waited = begin.elapsed();
+            let now = resident_kib(&gofer);
+            assert!(waited < crate::p9::PATIENCE, "{now} kB, {idle} kB at first");
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// Buffers of a megabyte are touched, then given back when it is quiet.
 #[test]
 fn memory_of_large_requests_goes_back() {

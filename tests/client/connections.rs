@@ -7,7 +7,7 @@ use crate::p9::{Client, Data, Frame, MSIZE, O_RDONLY, O_WRONLY, Rread, frame, re
 use nix::errno::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -525,4 +525,31 @@ fn sockets_that_do_not_block_are_waited_for_all_the_same() {
     expect_asleep(&gofer);
     drop(client);
     gofer.exit();
+}
+
+/// The server is slow where it looks at them, so that the one has asked again by then, every time.
+#[test]
+fn connection_that_always_asks_again_does_not_stop_another() {
+    let tree = Tree::new();
+    tree.dir("m");
+    let mounts = [Mount::bind("/m", &[])];
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &mounts));
+    let slow = [
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=ppoll:delay_enter=20000",
+    ];
+    let mut gofer = Launch::new(&tree.bundle(), 2).by("strace", &slow).start();
+    let (mut busy, other) = (gofer.connect(0), gofer.connect(1));
+    busy.getattr(ROOT, 0).unwrap();
+    other.send(&t::getattr(1, ROOT, 0)).unwrap();
+    other.socket.set_nonblocking(true).unwrap();
+    let mut rounds = 0;
+    while (&other.socket).read(&mut [0]).is_err() {
+        busy.getattr(ROOT, 0).unwrap();
+        rounds += 1;
+        assert!(rounds < 100, "the other one waits");
+    }
 }

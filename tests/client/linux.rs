@@ -1,7 +1,8 @@
 //! What Linux's own client needs and gVisor's does not: protocol.md 7. Locks are in `locks`.
 
 use crate::harness::{
-    Launch, ROOT, Session, Tree, chmod, serve, serve_read_only, session_of, spec, write_spec,
+    Launch, Namespace, ROOT, Session, Tree, chmod, serve, serve_read_only, session_of, spec,
+    write_spec,
 };
 use crate::p9::{
     Client, Data, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, QT_SPECIAL, SetAttr,
@@ -551,6 +552,26 @@ fn lcreate_and_mknod_keep_set_id_bits_for_their_user() {
     for name in ["a", "b"] {
         assert_eq!(tree.stat(name).mode() & 0o7777, 0o6755, "{name}");
         assert_eq!(tree.stat(name).uid(), 1000);
+    }
+}
+
+/// Such a file stays the server's.
+#[test]
+fn lcreate_and_mknod_for_a_user_who_is_not_mapped_have_no_set_id_bits() {
+    for namespace in [Namespace::User, Namespace::UserAndMount] {
+        let tree = Tree::new();
+        chmod(&tree.root(), 0o777);
+        write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+        let mut s = session_of(Launch::new(&tree.bundle(), 1).namespace(namespace));
+        speak(&mut s);
+        attach_user(&mut s, 2, 1000);
+        s.mknod(2, b"b", libc::S_IFREG | 0o6755, 0, 0, 1000)
+            .unwrap();
+        s.lcreate(2, b"a", O_RDWR, 0o6755, 1000).unwrap();
+        for name in ["a", "b"] {
+            assert_eq!(tree.stat(name).mode() & 0o7777, 0o755, "{name}");
+            assert_ne!(tree.stat(name).uid(), 1000);
+        }
     }
 }
 

@@ -36,36 +36,37 @@ pub unsafe fn relocate(base: *mut u8, mut dynamic: *const Elf_Dyn) {
         let value = unsafe { d_un.d_ptr };
         match d_tag {
             DT_NULL => break,
-            // SAFETY: the table lies in the image.
-            DT_RELR => table = unsafe { base.add(value) }.cast(),
+            DT_RELR => table = base.wrapping_add(value).cast(),
             DT_RELRSZ => len = value / size_of::<usize>(),
             _ => {}
         }
-        // SAFETY: it was not the last.
-        dynamic = unsafe { dynamic.add(1) };
+        dynamic = dynamic.wrapping_add(1);
     }
-    // SAFETY: `len` words stand there, and nothing changes them.
-    let table = unsafe { core::slice::from_raw_parts(table, len) };
     let mut place = base.cast::<usize>();
-    for &word in table {
+    // No slice and no range: a debug build would call their functions by pointers that are not relocated yet.
+    let end = table.wrapping_add(len);
+    while table != end {
+        // SAFETY: `len` words stand there.
+        let word = unsafe { *table };
+        table = table.wrapping_add(1);
         if word & 1 == 0 {
-            // SAFETY: an even word is a place's distance, all of which lie in the image, aligned.
-            place = unsafe { base.add(word) }.cast();
-            // SAFETY: as above, writable until [`protect`], and nobody else's.
+            place = base.wrapping_add(word).cast();
+            // SAFETY: an even word is a place's distance, all of which lie in the image, aligned, writable until
+            // [`protect`], and nobody else's.
             let there = unsafe { &mut *place };
             *there = there.wrapping_add(base.addr());
-            // SAFETY: at most the end of the image.
-            place = unsafe { place.add(1) };
+            place = place.wrapping_add(1);
             continue;
         }
-        for bit in 0..usize::BITS as usize - 1 {
+        let mut bit = 0;
+        while bit < usize::BITS as usize - 1 {
             if word >> (bit + 1) & 1 == 1 {
-                // SAFETY: an odd word is a mask of the places that follow.
-                let at = unsafe { place.add(bit) };
-                // SAFETY: as above.
+                let at = place.wrapping_add(bit);
+                // SAFETY: an odd word is a mask of the places that follow; as above.
                 let there = unsafe { &mut *at };
                 *there = there.wrapping_add(base.addr());
             }
+            bit += 1;
         }
         place = place.wrapping_add(usize::BITS as usize - 1);
     }

@@ -98,7 +98,7 @@ run_traced() {
     mkdir -p target/traces/go target/traces/v9fs
     export GOFER_BIN=$PWD/tests/traced.sh
     # Contract S: in the other's namespace of processes a tracer would be the first. The front starts what it was built for.
-    CONTRACT=S GOFLAGS='-skip=^TestThroughTheFront$' GOFER_TRACES=$PWD/target/traces/go tests/interop/run.sh ours
+    CONTRACT=S SKIP='^TestThroughTheFront$' GOFER_TRACES=$PWD/target/traces/go tests/interop/run.sh ours
     GOFER_TRACES=$PWD/target/traces/v9fs run_v9fs smoke
     GOFER_TRACES=$PWD/target/traces cargo test --locked --quiet --test filter -- --ignored traces
 }

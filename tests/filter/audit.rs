@@ -441,7 +441,7 @@ impl Code {
     }
 
     /// Addresses of instructions that may be reached by a pointer or a jump table: those that an
-    /// instruction computes, those that stand anywhere in the file as a 64-bit word (relocated pointers),
+    /// instruction computes, those that stand anywhere in what is loaded as a 64-bit word (relocated pointers),
     /// and those at distances that follow an address which an instruction computes (switch tables).
     /// More than there are, never less.
     fn indirect_targets(&self, bytes: &[u8], text: &str) -> HashSet<u64> {
@@ -463,8 +463,14 @@ impl Code {
             Some((address - start + offset) as usize)
         };
 
-        let mut all: HashSet<u64> = (0..bytes.len())
-            .step_by(4)
+        // Of the headers, which hold places in the file and sizes, none is a pointer.
+        let behind_headers = headers + count * entry_bytes;
+        let loaded = segments.iter().flat_map(|&(offset, _, size)| {
+            let end = (offset + size) as usize;
+            (offset as usize).max(behind_headers).next_multiple_of(4)..end
+        });
+        let mut all: HashSet<u64> = loaded
+            .filter(|at| at % 4 == 0)
             .filter_map(long)
             .filter(|address| self.addresses.contains(address))
             .collect();

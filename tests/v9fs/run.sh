@@ -28,7 +28,7 @@ boot() {
     shift
     IFS=- read -ra words <<<"$config"
     rm -rf "$out"
-    mkdir -p "$out"
+    mkdir -p "$out/traces"
     if [ "${words[0]}" = ext4 ]; then
         truncate -s 2G "$out/disk"
         disk=("ubd0=$out/disk")
@@ -45,7 +45,7 @@ boot() {
     # Words that the kernel does not know are the environment of its init.
     TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" linux.uml mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
-        SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES-}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
+        SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES:+/run/out/traces}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
         BACKING="${words[0]}" CACHE="${words[1]}" ACCESS="${words[2]}" MSIZE="${words[3]}" DEVICES="${words[4]-}" \
         SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
 }
@@ -55,6 +55,7 @@ guest() {
     local out=target/v9fs/$SERVER-$1 begun=$SECONDS status=0
     boot "$@" || status=$?
     rm -f "$out/disk" "$out/disk1" "$out/disk2"
+    [ -z "${GOFER_TRACES-}" ] || mv "$out"/traces/* "$GOFER_TRACES" # the guest writes nowhere else
     say "$((SECONDS - begun))" >"$out/total"
     if [ ! -e "$out/done" ]; then
         printf 'FAIL guest::ends status %s after %s s\n' "$status" "$((SECONDS - begun))" >>"$out/results"
@@ -83,6 +84,7 @@ cut_power() {
     fi >>"$out/results"
     tail -n 1 "$out/power.log"
     rm -f "$out/disk" "$out/disk1" "$out/disk2"
+    [ -z "${GOFER_TRACES-}" ] || mv "$out"/traces/* "$GOFER_TRACES" # the guest writes nowhere else
     say "$((SECONDS - begun))" >"$out/total"
 }
 

@@ -9,6 +9,7 @@
 //!   these are the same before and after.
 //! * The [`Watch`] says which inodes and bytes no reply may have.
 
+use crate::ask;
 use crate::ops::{Act, Kind, Known, Name, Op};
 use crate::p9::{Answer, Attr, Client, Data, Dirent, Fault, NOID, QT_DIR, Qid, Ropen};
 use nix::errno::Errno;
@@ -352,11 +353,7 @@ impl<'w> Loose<'w> {
                 uid,
             } => {
                 let must = self.must_all(&[*fid], &[name]);
-                let client = &mut self.client;
-                let got = match uid {
-                    Some(uid) => client.ucreate(*fid, &name.0, *flags, *perm, *gid, *uid),
-                    None => client.lcreate(*fid, &name.0, *flags, *perm, *gid),
-                };
+                let got = ask::create(&mut self.client, *fid, name, *flags, *perm, (*uid, *gid));
                 if let Some(got) = self.settle(op, must, got)? {
                     self.qid(&got.qid)?;
                     self.put(*fid, &got.qid);
@@ -371,11 +368,7 @@ impl<'w> Loose<'w> {
                 uid,
             } => {
                 let must = self.must_all(&[*dfid], &[name]);
-                let client = &mut self.client;
-                let got = match uid {
-                    Some(uid) => client.umkdir(*dfid, &name.0, *perm, *gid, *uid),
-                    None => client.mkdir(*dfid, &name.0, *perm, *gid),
-                };
+                let got = ask::mkdir(&mut self.client, *dfid, name, *perm, (*uid, *gid));
                 if let Some(got) = self.settle(op, must, got)? {
                     self.qid(&got.qid)?;
                 }
@@ -388,11 +381,7 @@ impl<'w> Loose<'w> {
                 uid,
             } => {
                 let must = self.must_all(&[*dfid], &[name]);
-                let client = &mut self.client;
-                let got = match uid {
-                    Some(uid) => client.usymlink(*dfid, &name.0, &target.0, *gid, *uid),
-                    None => client.symlink(*dfid, &name.0, &target.0, *gid),
-                };
+                let got = ask::symlink(&mut self.client, *dfid, name, &target.0, (*uid, *gid));
                 if let Some(got) = self.settle(op, must, got)? {
                     self.qid(&got.qid)?;
                 }
@@ -405,11 +394,7 @@ impl<'w> Loose<'w> {
                 uid,
             } => {
                 let must = self.must_all(&[*dfid], &[name]);
-                let client = &mut self.client;
-                let got = match uid {
-                    Some(uid) => client.umknod(*dfid, &name.0, *mode, 1, 3, *gid, *uid),
-                    None => client.mknod(*dfid, &name.0, *mode, 1, 3, *gid),
-                };
+                let got = ask::mknod(&mut self.client, *dfid, name, *mode, (*uid, *gid));
                 if let Some(got) = self.settle(op, must, got)? {
                     self.qid(&got.qid)?;
                 }

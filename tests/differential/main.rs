@@ -25,6 +25,7 @@
     unreachable_pub
 )]
 
+mod ask;
 mod compare;
 mod found;
 #[path = "../client/harness.rs"]

@@ -1,5 +1,6 @@
 //! The program on one tree, the model on its twin, and a step done on both.
 
+use crate::ask;
 use crate::compare;
 use crate::harness::{Gofer, Mount, Tree, serve_mounts};
 use crate::host::{Change, Host};
@@ -245,11 +246,7 @@ impl Pair<'_> {
                 gid,
                 uid,
             } => {
-                let client = &mut *self.client;
-                let got = match uid {
-                    Some(uid) => client.ucreate(*fid, &name.0, *flags, *perm, *gid, *uid),
-                    None => client.lcreate(*fid, &name.0, *flags, *perm, *gid),
-                };
+                let got = ask::create(&mut *self.client, *fid, name, *flags, *perm, (*uid, *gid));
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.create(*fid, name, *flags, *perm, owner);
                 if let Some((got, ())) = both(&mut self.refusal, got, want)? {
@@ -263,11 +260,7 @@ impl Pair<'_> {
                 gid,
                 uid,
             } => {
-                let client = &mut *self.client;
-                let got = match uid {
-                    Some(uid) => client.umkdir(*dfid, &name.0, *perm, *gid, *uid),
-                    None => client.mkdir(*dfid, &name.0, *perm, *gid),
-                };
+                let got = ask::mkdir(&mut *self.client, *dfid, name, *perm, (*uid, *gid));
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.mkdir(*dfid, name, *perm, owner);
                 if let Some((got, ())) = both(&mut self.refusal, got, want)? {
@@ -281,11 +274,7 @@ impl Pair<'_> {
                 gid,
                 uid,
             } => {
-                let client = &mut *self.client;
-                let got = match uid {
-                    Some(uid) => client.usymlink(*dfid, &name.0, &target.0, *gid, *uid),
-                    None => client.symlink(*dfid, &name.0, &target.0, *gid),
-                };
+                let got = ask::symlink(&mut *self.client, *dfid, name, &target.0, (*uid, *gid));
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.symlink(*dfid, name, &target.0, owner);
                 if let Some((got, ())) = both(&mut self.refusal, got, want)? {
@@ -299,11 +288,7 @@ impl Pair<'_> {
                 gid,
                 uid,
             } => {
-                let client = &mut *self.client;
-                let got = match uid {
-                    Some(uid) => client.umknod(*dfid, &name.0, *mode, 1, 3, *gid, *uid),
-                    None => client.mknod(*dfid, &name.0, *mode, 1, 3, *gid),
-                };
+                let got = ask::mknod(&mut *self.client, *dfid, name, *mode, (*uid, *gid));
                 let owner = (uid.unwrap_or(NOID), *gid);
                 let want = self.model.mknod(*dfid, name, *mode, owner);
                 if let Some((got, ())) = both(&mut self.refusal, got, want)? {

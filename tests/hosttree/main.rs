@@ -24,6 +24,8 @@
     unreachable_pub
 )]
 
+#[path = "../differential/ask.rs"]
+mod ask;
 mod canary;
 #[path = "../client/harness.rs"]
 mod harness;

@@ -1,7 +1,7 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
 use crate::decimal::{digit, is_among, split_once};
-use crate::limits::CONNECTIONS;
+use crate::limits::{CHANNEL_SPIN_US, CHANNELS, CONNECTIONS};
 use crate::sys::arena::List;
 use crate::text;
 use crate::text::Arg::{Number, Quoted, Raw, Signed, Str};
@@ -119,7 +119,7 @@ pub struct Refusal {
 /// what it is without. s text, b bool, i int, u uint, F descriptors, t duration; the others, see [`choices`].
 const GOFER_FLAGS: &str = "
     apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true
-    spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1
+    channels:c=2 channel-spin:m=20 spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1
     profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=
 ";
 
@@ -207,6 +207,8 @@ const HELP: &str = concat!(
   --io-fds N           a connected stream socket; once for the root and once for each bind mount
   --apply-caps         keep six capabilities only (default true)
   --panic-on-write     tell of changes tried on read-only mounts (default false)
+  --channels N         shared-memory channels for each connection (default 2; 127 in all; 0: none)
+  --channel-spin US    microseconds to look for a channel's next request (default 20; 0: sleep at once)
 "
 );
 const GLOBAL_HELP: &str = "
@@ -439,6 +441,17 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
         // Go's unsigned parser takes no sign at all.
         b'u' if value.starts_with(b"+") || value.starts_with(b"-") => Some(SYNTAX),
         b'u' => integer(value).err(),
+        b'c' | b'm' => {
+            let most = if flag.kind == b'c' {
+                CHANNELS as u64
+            } else {
+                CHANNEL_SPIN_US
+            };
+            match integer(value) {
+                Ok((is_negative, size)) if is_negative || size > most => Some(RANGE),
+                parsed => parsed.err(),
+            }
+        }
         b't' if duration(value).is_none() => Some(SYNTAX),
         b'F' => match decimal(value).and_then(signed) {
             Err(why) => {

@@ -75,6 +75,20 @@ pub const DEVICES: usize = 256;
 /// request waits until they are sent.
 pub const DONATIONS: usize = 16;
 
+/// Shared-memory channels of all connections together: futex_waitv(2) waits for 128 words, and one is ours
+/// (`FUTEX_WAITV_MAX`). More: connections that come later have fewer, and Tchannel is `ENOSYS`.
+pub const CHANNELS: usize = 127;
+
+/// Bytes of a channel's window: a frame and 20 bytes, in whole pages (protocol.md 9). A longer datagram ends
+/// the channel.
+pub const WINDOW_BYTES: usize = (FRAME_BYTES + 20).next_multiple_of(PAGE_BYTES);
+
+/// Longest look for a channel's next request before sleeping, microseconds. More, on the command line: refused.
+pub const CHANNEL_SPIN_US: u64 = 1000;
+
+/// Times that all channels are looked at before the sockets are, where each time one of them has a request.
+pub const CHANNEL_PASSES: u32 = 16;
+
 /// Work done for one connection before the others get their turn; [`crate::server`] says what
 /// a unit is (about one system call on the host).
 pub const TURN_COST: usize = 64;

@@ -23,6 +23,7 @@ use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
 use gofer::sandbox::seccomp::{self, Modes};
 use gofer::sandbox::{caps, descriptors, detached, landlock, root};
+use gofer::server::channels::Channels;
 use gofer::server::connection::listen;
 use gofer::server::dispatch::Policy;
 use gofer::server::{SPEAKS_9P, Server};
@@ -260,16 +261,21 @@ fn serve_logged(
     let files =
         limit.saturating_sub(u64::from(FIRST_FREE_FD.unsigned_abs()) + 1 + sockets.len() as u64);
     let key = Key::random().map_err(step("getrandom"))?;
-    let fs = Fs::new(attaches, files, reopen, special, key);
+    let mut fs = Fs::new(attaches, files, reopen, special, key);
+    let channels = make_channels(options, sockets, &mut fs, log);
+    let channel_mode = match channels.is_empty() {
+        true => Modes::NONE,
+        false => Modes::CHANNELS,
+    };
     let policy = Policy {
         panic_on_write: options.flag("panic-on-write"),
         may_be_lisafs: is_l,
     };
-    let mut server = Server::new(core::mem::take(sockets), fs, key, policy, log);
+    let mut server = Server::new(core::mem::take(sockets), (fs, channels), key, policy, log);
     if let Some(errno) = memory::failure() {
         return Err(step("reserving memory")(errno));
     }
-    install_filter(reopen, special.sockets, rules, log)?;
+    install_filter(reopen, (special.sockets, channel_mode), rules, log)?;
     entry::SERVING.store(true, Ordering::Relaxed);
     match server.serve() {
         Ok(()) => log.info(text!("All 9P servers exited.")),
@@ -440,9 +446,32 @@ fn open_attach_points(
     Ok(attaches)
 }
 
+/// What Tchannel offers, as far as it can be made; the sockets' signals are ours.
+fn make_channels(
+    options: &Options<'_>,
+    sockets: &[(OwnedFd, RawFd)],
+    fs: &mut Fs,
+    log: &Log,
+) -> Channels {
+    let mut channels = Channels::none();
+    let each = usize::try_from(options.size("channels")).unwrap_or(0);
+    if each > 0 {
+        let spin_us = options.size("channel-spin");
+        let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
+        let made = sockets
+            .iter()
+            .try_for_each(|(socket, _)| raw::own_signals(socket.as_fd(), pid))
+            .and_then(|()| channels.make(sockets.len(), each, spin_us, fs));
+        if let Err(errno) = made {
+            log.warning(text!("Not all channels can be made: %", Of(errno)));
+        }
+    }
+    channels
+}
+
 fn install_filter(
     reopen: Reopen,
-    sockets: bool,
+    (sockets, more): (bool, Modes),
     rules: Result<OwnedFd, Errno>,
     log: &Log,
 ) -> Result<(), Fatal> {
@@ -453,7 +482,8 @@ fn install_filter(
         }
         Reopen::ProcFd => Modes::BY_PROC_FD,
         Reopen::Parent => Modes::BY_PARENT,
-    };
+    }
+    .and(more);
     let way = match reopen {
         Reopen::ProcFd => "a detached clone of /proc/self/fd",
         Reopen::Parent => "parent and name, device and inode compared",

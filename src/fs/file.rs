@@ -112,7 +112,13 @@ impl Fs {
         let mut buffer = [0; 11];
         let name = number(self.descriptor(node, Id::NONE)?, &mut buffer);
         connect_to_name(socket.as_fd(), name)?;
-        self.keep_open(socket, Access(OFlags::RDWR.bits()))
+        self.keep(socket)
+    }
+
+    /// Keeps a descriptor that the program has made, so that replies can donate it. One reference for the caller.
+    /// Error: `ENOMEM` table full.
+    pub fn keep(&mut self, fd: OwnedFd) -> Result<OpenId, Errno> {
+        self.keep_open(fd, Access(OFlags::RDWR.bits()))
     }
 
     fn keep_open(&mut self, fd: OwnedFd, access: Access) -> Result<OpenId, Errno> {

@@ -5,7 +5,10 @@
 //! an order or a mask looks at the low half alone, or junk above would get past it; pointers and other
 //! 64-bit arguments are compared whole.
 
-use linux_raw_sys::general::{F_OFD_GETLK, F_OFD_SETLK};
+use linux_raw_sys::general::{
+    CLOCK_REALTIME, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, FASYNC, FUTEX_WAKE, MADV_DONTNEED,
+    MADV_REMOVE, O_RDWR, SIG_UNBLOCK,
+};
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
     BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP,
@@ -15,7 +18,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags};
 
-use crate::limits::{LOG_FDS, PROC_FD, XATTR_FLAGS_END};
+use crate::limits::{CHANNELS, LOG_FDS, PROC_FD, XATTR_FLAGS_END};
 use crate::sys::raw::{SEND_FLAGS, seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
@@ -29,6 +32,10 @@ impl Modes {
     pub const BY_PARENT: Self = Self(2);
     /// Sockets of the host are connected to, through that clone.
     pub const HOST_UDS: Self = Self(4);
+    /// There are channels.
+    pub const CHANNELS: Self = Self(8);
+    /// Nothing more.
+    pub const NONE: Self = Self(0);
     /// In every circumstance.
     pub const ALWAYS: Self = Self(0xff);
 
@@ -115,6 +122,11 @@ const ADDRESS_END: u32 = 2 + 10 + 1 + 1;
 
 const _: () = assert!(F_OFD_GETLK & 1 == 0 && F_OFD_SETLK == F_OFD_GETLK | 1);
 
+/// Words of futex_waitv(2), and one more.
+#[allow(clippy::cast_possible_truncation)]
+const CHANNELS_END: u32 = CHANNELS as u32 + 2;
+const _: () = assert!(SIG_UNBLOCK == 1 && CHANNELS < 128);
+
 const RECV_FLAGS: u32 = RecvFlags::DONTWAIT.bits();
 const NOFOLLOW_EMPTY: u32 = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH).bits();
 
@@ -149,6 +161,11 @@ table! {
     ALWAYS __NR_recvfrom "recvfrom" [(3, Masked(!RECV_FLAGS, 0)), (4, Zero), (5, Zero)] "requests; no descriptors";
     ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS.bits()))] "replies, with a donated descriptor or none";
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
+    CHANNELS __NR_futex "futex" [(1, Is(FUTEX_WAKE))] "channels: the client is told";
+    CHANNELS __NR_rt_sigprocmask "rt_sigprocmask" [(0, Masked(!SIG_UNBLOCK, 0)), (3, Is(8))] "channels: SIGIO is let through in the wait alone";
+    CHANNELS __NR_futex_waitv "futex_waitv" [(1, Below(CHANNELS_END)), (2, Is(0)), (4, Is(CLOCK_REALTIME))] "channels: the loop's wait, also for sockets, which signal";
+    CHANNELS __NR_sched_yield "sched_yield" [] "channels: a client on the same processor gets on";
+    CHANNELS __NR_rt_sigreturn "rt_sigreturn" [] "channels: back from the handler, which counts";
     ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(NOFOLLOW_EMPTY))] "attributes; the kind of what was opened; names compared";
     ALWAYS __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW | OFlags::PATH.bits()))] "walks: a path, not the file";
     BY_PARENT __NR_openat "openat" [(0, DESCRIPTOR), (2, Masked(OPEN_MASK | OFlags::PATH.bits(), OPEN_BELOW))] "Tlopen of a held file";
@@ -176,6 +193,7 @@ table! {
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fcntl "fcntl" [(1, Masked(!1, F_OFD_GETLK))] "Tlock, Tgetlock: F_OFD_GETLK and F_OFD_SETLK, which do not wait";
+    CHANNELS __NR_fcntl "fcntl" [(1, Is(F_SETFL)), (2, Masked(!FASYNC, O_RDWR))] "channels: sockets signal, or not";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
     ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";
@@ -183,9 +201,10 @@ table! {
     ALWAYS __NR_fremovexattr "fremovexattr" [] "Tremovexattr, Tclunk behind Txattrcreate";
     HOST_UDS __NR_socket "socket" [(0, Is(AF_UNIX)), (1, Masked(!7, SOCKET_FLAGS)), (2, Is(0))] "Tlconnect";
     HOST_UDS __NR_connect "connect" [(2, Below(ADDRESS_END))] "Tlconnect: an entry of /proc/self/fd; no long path";
-    ALWAYS __NR_madvise "madvise" [(2, Is(linux_raw_sys::general::MADV_DONTNEED))] "memory of empty buffers and tables given back";
+    ALWAYS __NR_madvise "madvise" [(2, Is(MADV_DONTNEED))] "memory of empty buffers and tables given back";
+    CHANNELS __NR_madvise "madvise" [(2, Is(MADV_REMOVE))] "channels: memory of those that are over";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
-    ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(linux_raw_sys::general::CLOCK_REALTIME))] "the log's times";
+    ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times";
     ALWAYS __NR_exit_group "exit_group" [] "the end";
 }
 

@@ -18,7 +18,7 @@ use crate::p9::messages::{
 };
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
-use crate::sys::raw::{send, set_receive_timeout};
+use crate::sys::raw::{send, set_receive_timeout, signal_input};
 use crate::tables::Id;
 
 /// Events of ppoll(2), as its entries have them.
@@ -50,6 +50,8 @@ pub struct Link {
     /// Linux's v9fs is at the other end: plain 9P2000.L was agreed on, which gVisor's client does not ask
     /// for. Whatever differs between the two asks this.
     pub linux: bool,
+    /// A version was agreed on that has channels.
+    pub knows_channels: bool,
 }
 
 /// The next frame in the receive buffer.
@@ -121,6 +123,7 @@ impl Connection {
                 name,
                 msize: FRAME_BYTES,
                 linux: false,
+                knows_channels: false,
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,
@@ -138,6 +141,11 @@ impl Connection {
             waits_for_room: false,
             is_begun: false,
         }
+    }
+
+    /// Whether the socket is to signal what it has. Errors: [`signal_input`]'s.
+    pub fn signal(&self, on: bool) -> Result<(), Errno> {
+        signal_input(self.socket.as_fd(), on)
     }
 
     /// What to poll for: input, unless a whole request waits already; room, if replies wait.

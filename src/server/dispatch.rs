@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use super::channels::Channels;
 use super::connection::Link;
 use super::fids::Fids;
 use super::handlers::{attach, attr, data, dir, entries, lock, open, walk, xattr};
@@ -10,7 +11,7 @@ use crate::fs::{Fs, OpenId};
 use crate::log::Log;
 use crate::p9::messages::*;
 use crate::p9::show::Shown;
-use crate::p9::wire::{HEADER_BYTES, Header, Writer};
+use crate::p9::wire::{Data, Field, HEADER_BYTES, Header, Reader, Writer};
 use crate::text;
 use crate::text::Arg::{Number, Of, Said, Signed};
 
@@ -28,6 +29,11 @@ pub struct Session<'a> {
     pub policy: &'a Policy,
     /// The log.
     pub log: &'a Log,
+    /// All channels.
+    pub channels: &'a mut Channels,
+    /// The data of a Twrite, where they do not stand in its body: a client may change them, and nobody looks at
+    /// them but the call that takes them.
+    pub data: Option<&'a [u8]>,
     /// Units of its turn that the request at hand costs: about its system calls.
     pub cost: usize,
 }
@@ -43,6 +49,8 @@ pub struct Policy {
 
 /// What became of a request.
 pub struct Answered {
+    /// Number of the reply.
+    pub kind: u8,
     /// Bytes of the reply at the start of the room given.
     pub reply: usize,
     /// The open file whose descriptor goes with it, with a reference of its own.
@@ -113,6 +121,7 @@ pub fn dispatch(
     );
     let cost = core::mem::take(&mut session.cost) + session.fs.take_units();
     Answered {
+        kind,
         reply,
         donated,
         cost,
@@ -172,7 +181,10 @@ fn handle(
         Tlcreate::KIND => donate(out, donated, read(body).and_then(|t| open::lcreate(s, t))),
         Tucreate::KIND => donate(out, donated, read(body).and_then(|t| open::ucreate(s, t))),
         Tread::KIND => read(body).and_then(|t| data::read(s, t, out)),
-        Twrite::KIND => put(out, read(body).and_then(|t| data::write(s, t))),
+        Twrite::KIND => put(
+            out,
+            read_write(body, s.data).and_then(|t| data::write(s, t)),
+        ),
         Tfsync::KIND => put(out, read(body).and_then(|t| data::fsync(s, t))),
         Tflushf::KIND => put(out, read(body).and_then(|t| data::flushf(s, t))),
         Tallocate::KIND => put(out, read(body).and_then(|t| data::allocate(s, t))),
@@ -212,7 +224,7 @@ fn handle(
         Tremovexattr::KIND => read(body).and_then(|t| xattr::removexattr(s, t)),
         Tmultigetattr::KIND => read(body).and_then(|t| attr::multigetattr(s, t, out)),
         Tbind::KIND => read(body).and_then(|t| entries::bind(s, t)),
-        Tchannel::KIND => Err(Errno::NOSYS), // clients stay on the socket
+        Tchannel::KIND => donate(out, donated, read(body).and_then(|t| open::channel(s, t))),
         kind if is_reply(kind) => Err(Errno::NOSYS),
         _ => Err(Errno::IO),
     }
@@ -227,6 +239,27 @@ const COST_OF_MOST: usize = 3;
 
 fn read<'a, T: Message<'a>>(body: &'a [u8]) -> Result<T, Errno> {
     T::decode(body).map_err(|_| Errno::IO)
+}
+
+/// Twrite, with its data elsewhere if they are.
+fn read_write<'a>(body: &'a [u8], elsewhere: Option<&'a [u8]>) -> Result<Twrite<'a>, Errno> {
+    let Some(data) = elsewhere else {
+        return read(body);
+    };
+    let mut from = Reader::new(body);
+    let (fid, offset, count) = (
+        Field::read(&mut from),
+        Field::read(&mut from),
+        u32::read(&mut from),
+    );
+    match u64::from(count) == data.len() as u64 {
+        true => Ok(Twrite {
+            fid,
+            offset,
+            data: Data(data),
+        }),
+        false => Err(Errno::IO),
+    }
 }
 
 fn put<'a, R: Message<'a>>(out: &mut Writer<'_>, reply: Result<R, Errno>) -> Result<(), Errno> {

@@ -8,6 +8,7 @@
 //! cost: the others, all of which only listen, are asked about by one descriptor for all of them, or not at all
 //! where there are none.
 
+pub mod channels;
 pub mod connection;
 pub mod dispatch;
 pub mod fids;
@@ -19,6 +20,7 @@ use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
+use self::channels::{Channels, Copied};
 use self::connection::{Connection, ERR, Events, HUP, IN, NVAL, Next, OUT, Sent};
 use self::dispatch::{Policy, Session, dispatch};
 use self::fids::Fids;
@@ -68,6 +70,8 @@ struct Common<'a> {
     fs: Fs,
     policy: Policy,
     log: &'a Log,
+    channels: Channels,
+    copied: Copied,
     /// A connection ended because its client speaks LISAFS.
     met_lisafs: bool,
 }
@@ -88,7 +92,7 @@ impl<'a> Server<'a> {
     /// attach point k. `key`: a secret for the hashes.
     pub fn new(
         sockets: List<(OwnedFd, RawFd)>,
-        fs: Fs,
+        (fs, channels): (Fs, Channels),
         key: Key,
         policy: Policy,
         log: &'a Log,
@@ -109,6 +113,8 @@ impl<'a> Server<'a> {
             fs,
             policy,
             log,
+            copied: Copied::new(&channels),
+            channels,
             met_lisafs: false,
         };
         Self {
@@ -133,7 +139,9 @@ impl<'a> Server<'a> {
                     false => Ok(()),
                 };
             }
-            if left == Left::Work || !self.stay() {
+            if self.attune() {
+                self.serve_channels(left)?;
+            } else if left == Left::Work || !self.stay() {
                 self.wait(left == Left::Work)?;
             }
         }
@@ -268,6 +276,9 @@ impl<'a> Server<'a> {
             return;
         };
         if let Place::Live(connection) = place {
+            self.common
+                .channels
+                .end(Some(connection.link.id), &mut self.common.fs);
             connection.abandon(&mut self.common.fs);
             connection.forget_input();
             connection.trim();
@@ -278,17 +289,29 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Waits until a peer has something, or looks only; receives and sends what can be.
-    fn wait(&mut self, only_look: bool) -> Result<(), Errno> {
-        let mut untrimmed = self.common.fids.wants_trim() || self.common.fs.wants_trim();
+    /// Whether [`Server::trim`] has something to do.
+    fn wants_trim(&self) -> bool {
+        let Common {
+            fids, fs, copied, ..
+        } = &self.common;
+        fids.wants_trim()
+            || fs.wants_trim()
+            || copied.wants_trim()
+            || self
+                .places
+                .iter()
+                .any(|place| matches!(place, Place::Live(connection) if connection.wants_trim()))
+    }
+
+    /// Waits until a peer has something, or looks only; receives and sends what can be. How many had something.
+    fn wait(&mut self, only_look: bool) -> Result<usize, Errno> {
         for (polled, place) in self.polled.iter_mut().zip(self.places.iter()) {
-            let Place::Live(connection) = place else {
-                polled.fd = -1;
-                continue;
-            };
-            untrimmed |= connection.wants_trim();
-            polled.events = connection.interest();
+            match place {
+                Place::Live(connection) => polled.events = connection.interest(),
+                _ => polled.fd = -1,
+            }
         }
+        let untrimmed = self.wants_trim();
         let timeout_ms = if only_look {
             0
         } else if untrimmed {
@@ -298,7 +321,7 @@ impl<'a> Server<'a> {
         };
         let ready = match ppoll(&mut self.polled, timeout_ms) {
             Ok(ready) => ready,
-            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(0),
             Err(errno) => return Err(errno),
         };
         if ready > 0 {
@@ -315,7 +338,7 @@ impl<'a> Server<'a> {
         {
             self.trim();
         }
-        Ok(())
+        Ok(ready)
     }
 
     /// Receives from and sends to a peer that poll says is ready. A hang-up or an error shows in both.
@@ -344,6 +367,7 @@ impl<'a> Server<'a> {
     fn trim(&mut self) {
         self.common.fids.trim(TRIM_STEP_BYTES);
         self.common.fs.trim(TRIM_STEP_BYTES);
+        self.common.copied.trim();
         for place in self.places.iter_mut() {
             if let Place::Live(connection) = place {
                 connection.trim();
@@ -377,7 +401,9 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> Option<usize> {
         fs,
         policy,
         log,
+        channels,
         met_lisafs,
+        ..
     } = common;
     if policy.may_be_lisafs && connection.begins_with_lisafs() {
         log.fatal(text!("%", Raw(SPEAKS_9P)));
@@ -416,6 +442,8 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> Option<usize> {
             fs,
             policy,
             log,
+            channels,
+            data: None,
             cost: 0,
         };
         let answered = dispatch(&mut session, header, body, room);

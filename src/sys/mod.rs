@@ -2,8 +2,10 @@
 
 pub mod arena;
 pub mod args;
+pub mod bell;
 pub mod fd;
 pub mod image;
 pub mod inside;
 pub mod memory;
 pub mod raw;
+pub mod window;

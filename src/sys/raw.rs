@@ -3,14 +3,16 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
+use core::sync::atomic::AtomicU32;
 
 use linux_raw_sys::general::{
-    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl,
-    __NR_landlock_add_rule, __NR_landlock_create_ruleset, __NR_landlock_restrict_self,
-    __NR_mount_setattr, __NR_ppoll, __NR_prctl, __NR_rt_sigaction, __NR_seccomp, __NR_sendmsg,
-    __NR_setsockopt, __NR_unshare, AT_EMPTY_PATH, AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS,
-    F_OFD_GETLK, F_OFD_SETLK, SIGPIPE, SIGXFSZ, flock, iovec, kernel_sigaction, kernel_sigset_t,
-    mount_attr, pollfd, timespec,
+    __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_futex,
+    __NR_futex_waitv, __NR_landlock_add_rule, __NR_landlock_create_ruleset,
+    __NR_landlock_restrict_self, __NR_mount_setattr, __NR_ppoll, __NR_prctl, __NR_rt_sigaction,
+    __NR_rt_sigprocmask, __NR_seccomp, __NR_sendmsg, __NR_setsockopt, __NR_unshare, AT_EMPTY_PATH,
+    AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, F_SETOWN, FASYNC,
+    FUTEX_WAKE, O_RDWR, SA_RESTART, SIG_BLOCK, SIG_UNBLOCK, SIGIO, SIGPIPE, SIGXFSZ, flock,
+    futex_waitv, iovec, kernel_sigaction, kernel_sigset_t, mount_attr, pollfd, timespec,
 };
 use linux_raw_sys::landlock::{
     LANDLOCK_CREATE_RULESET_VERSION, landlock_path_beneath_attr, landlock_rule_type,
@@ -177,20 +179,113 @@ pub fn ignore_write_signals() -> Result<(), Errno> {
     // SAFETY: all fields are integers, pointers and options, for which zero bytes are values.
     let mut action: kernel_sigaction = unsafe { core::mem::zeroed() };
     action.sa_handler_kernel = sig_ign();
-    let at = core::ptr::from_ref(&action).addr();
-    for signal in [SIGPIPE, SIGXFSZ] {
-        // SAFETY: the kernel reads one kernel_sigaction, whose mask has the size given last.
-        check(unsafe {
-            syscall4(
-                __NR_rt_sigaction,
-                signal as usize,
-                at,
-                0,
-                size_of::<kernel_sigset_t>(),
-            )
-        })?;
+    set_action(SIGPIPE, &action)?;
+    set_action(SIGXFSZ, &action)
+}
+
+fn set_action(signal: u32, action: &kernel_sigaction) -> Result<(), Errno> {
+    let at = core::ptr::from_ref(action).addr();
+    let size = size_of::<kernel_sigset_t>();
+    // SAFETY: the kernel reads one kernel_sigaction, whose mask has the size given last.
+    check(unsafe { syscall4(__NR_rt_sigaction, signal as usize, at, 0, size) }).map(|_| ())
+}
+
+/// SIGIO is to be told to `handler`, and not before [`mask_sigio`] lets it (rt_sigaction(2)).
+/// Errors: there are none but in sandboxes of other kinds.
+pub fn handle_sigio(handler: unsafe extern "C" fn(i32)) -> Result<(), Errno> {
+    // SAFETY: as above.
+    let mut action: kernel_sigaction = unsafe { core::mem::zeroed() };
+    action.sa_handler_kernel = Some(handler);
+    action.sa_flags = SA_RESTART.into();
+    #[cfg(target_arch = "x86_64")]
+    {
+        action.sa_flags |= u64::from(linux_raw_sys::general::SA_RESTORER);
+        action.sa_restorer = Some(come_back);
     }
-    Ok(())
+    set_action(SIGIO, &action)?;
+    mask_sigio(true)
+}
+
+/// Where a handler returns to (rt_sigreturn(2)); other architectures bring their own.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+unsafe extern "C" fn come_back() {
+    core::arch::naked_asm!("mov eax, {call}", "syscall", call = const linux_raw_sys::general::__NR_rt_sigreturn)
+}
+
+/// Holds SIGIO back, or lets it come, at once if it is held back (rt_sigprocmask(2)).
+#[inline(never)]
+pub fn mask_sigio(hold: bool) -> Result<(), Errno> {
+    let set = 1u64 << (SIGIO - 1);
+    let how = if hold { SIG_BLOCK } else { SIG_UNBLOCK };
+    let at = core::ptr::from_ref(&set).addr();
+    // SAFETY: the kernel reads one mask of the size given last; the old one is not asked for.
+    check(unsafe {
+        syscall5(
+            __NR_rt_sigprocmask,
+            how as usize,
+            at,
+            0,
+            size_of::<kernel_sigset_t>(),
+            0,
+        )
+    })
+    .map(|_| ())
+}
+
+/// Who gets the signals of `socket`, once [`signal_input`] turns them on: us (fcntl(2), F_SETOWN). Errors: its own.
+pub fn own_signals(socket: BorrowedFd<'_>, pid: u32) -> Result<(), Errno> {
+    set(socket, F_SETOWN, pid as usize)
+}
+
+/// Whether `socket` signals what it has (fcntl(2), O_ASYNC); its other flags are off. Errors: `ENOMEM`.
+pub fn signal_input(socket: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+    set(
+        socket,
+        F_SETFL,
+        (O_RDWR | if on { FASYNC } else { 0 }) as usize,
+    )
+}
+
+#[inline(never)]
+fn set(fd: BorrowedFd<'_>, command: u32, value: usize) -> Result<(), Errno> {
+    let number = fd.as_raw_fd().cast_unsigned() as usize;
+    // SAFETY: no pointers in these commands.
+    check(unsafe { syscall4(__NR_fcntl, number, command as usize, value, 0) }).map(|_| ())
+}
+
+/// Wakes at most `count` of those that wait for `word`, in any process (futex(2), FUTEX_WAKE).
+pub fn futex_wake(word: &AtomicU32, count: u32) {
+    let at = core::ptr::from_ref(word).addr();
+    // SAFETY: nothing is read or written at `at`.
+    let _woken = unsafe { syscall4(__NR_futex, at, FUTEX_WAKE as usize, count as usize, 0) };
+}
+
+/// Waits until somebody wakes those that wait for one of the words, or one has not its value
+/// (futex_waitv(2)); until the wall clock says `(seconds, nanoseconds)`, if it is given.
+///
+/// Errors: `EAGAIN` a word has another value; `EINTR`; `ETIMEDOUT`; `EINVAL` no words, or more than 128;
+/// `ENOSYS` before Linux 5.16.
+///
+/// # Safety
+/// Where `words` point, there is memory for the life of the process.
+pub unsafe fn futex_wait(words: &[futex_waitv], until: Option<(i64, i64)>) -> Result<usize, Errno> {
+    let until = until.map(|(tv_sec, tv_nsec)| timespec { tv_sec, tv_nsec });
+    let until_at = until
+        .as_ref()
+        .map_or(core::ptr::null(), core::ptr::from_ref);
+    let (at, count) = (words.as_ptr().addr(), words.len());
+    // SAFETY: the kernel reads `count` entries, one timespec, and the words.
+    check(unsafe {
+        syscall5(
+            __NR_futex_waitv,
+            at,
+            count,
+            0,
+            until_at.addr(),
+            CLOCK_REALTIME as usize,
+        )
+    })
 }
 
 /// Closes the descriptors `first` to `last`, both included, by number: for the stray ones that the

@@ -29,6 +29,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     s.link.msize = msize;
     let asked = asked.ok_or(Errno::INVAL)?;
     s.link.linux = asked == Version::Plain;
+    s.link.knows_channels = asked >= Version::Google(8);
     let version = asked.min(Version::HIGHEST);
     let mut buffer = [0; 32];
     // As it was sent, leading zeros and all, where it is granted as it was asked.

@@ -7,7 +7,9 @@ use rustix::net::SocketType;
 use crate::fs::OpenId;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
-use crate::p9::messages::{Rlcreate, Rlopen, Rucreate, Tlconnect, Tlcreate, Tlopen, Tucreate};
+use crate::p9::messages::{
+    Rchannel, Rlcreate, Rlopen, Rucreate, Tchannel, Tlconnect, Tlcreate, Tlopen, Tucreate,
+};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
 use crate::server::dispatch::{Donating, Session};
@@ -150,4 +152,18 @@ pub fn lconnect(s: &mut Session<'_>, t: Tlconnect) -> Result<OpenId, Errno> {
         _ => return Err(Errno::NXIO),
     };
     s.fs.connect(node, kind)
+}
+
+/// Tchannel -> Rchannel. The memory of a channel, or the socket that its descriptors come over; it is donated.
+///
+/// Errors, in this order: `ENOSYS` a version below 8, or Linux's; then those of [`crate::server::channels::Channels::offer`].
+pub fn channel(s: &mut Session<'_>, t: Tchannel) -> Result<Donating<Rchannel>, Errno> {
+    if !s.link.knows_channels {
+        return Err(Errno::NOSYS);
+    }
+    let (reply, open) = s.channels.offer(s.link.id, t.id, t.control, s.fs)?;
+    Ok(Donating {
+        reply,
+        donated: Some(open),
+    })
 }

@@ -1,0 +1,184 @@
+//! The one wait for windows and sockets together: futex_waitv(2) over the windows' words and a count of ours, to
+//! which a signal adds when a socket has something. Before it sleeps it looks for a while, where that pays.
+#![allow(unsafe_code)]
+
+use core::hint::spin_loop;
+use core::ptr::with_exposed_provenance;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use linux_raw_sys::general::{FUTEX_32, FUTEX_PRIVATE_FLAG, futex_waitv};
+use rustix::io::Errno;
+use rustix::thread::sched_yield;
+
+use super::memory::Region;
+use super::raw::{self, handle_sigio, mask_sigio, wall_clock};
+use super::window::Window;
+use crate::limits::{CHANNELS, TRIM_AFTER_MS};
+
+/// Signals that came.
+static RUNG: AtomicU32 = AtomicU32::new(0);
+
+/// Counts, and nothing else: the program may be anywhere in the wait.
+unsafe extern "C" fn ring(_signal: i32) {
+    RUNG.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often a socket has had something, as far as signals were let through. What comes while they are held back,
+/// behind a number read here, ends the next wait that is given this number.
+pub fn rung() -> u32 {
+    RUNG.load(Ordering::Relaxed)
+}
+
+// SAFETY: integers.
+unsafe impl super::memory::Zeroed for futex_waitv {}
+
+/// Looks between two yields: where the client is on the same processor, it gets its turn.
+const LOOKS: u32 = 64;
+
+/// Of the gaps between a reply and what comes next, each counts for so much in their mean: an eighth.
+const GAP_SHIFT: u32 = 3;
+
+#[allow(clippy::cast_possible_truncation)] // a usize it was
+fn address(entry: &futex_waitv) -> usize {
+    entry.uaddr as usize
+}
+
+/// Windows that are waited for.
+pub struct Bell {
+    /// The count's word, and one for each window.
+    words: Region<futex_waitv>,
+    count: usize,
+    /// Longest look, in microseconds and in ticks of [`now`]; no ticks before the first window.
+    spin_us: u64,
+    spin: u64,
+    /// Mean of the last gaps, in ticks.
+    gap: u64,
+}
+
+impl Bell {
+    /// Takes SIGIO over, and holds it back. Errors: `ENOSYS` no futex_waitv(2), before Linux 5.16;
+    /// rt_sigaction(2)'s.
+    pub fn new(spin_us: u64) -> Result<Self, Errno> {
+        // SAFETY: no words.
+        if unsafe { raw::futex_wait(&[], None) } != Err(Errno::INVAL) {
+            return Err(Errno::NOSYS);
+        }
+        handle_sigio(ring)?;
+        Ok(Self {
+            words: Region::reserve(CHANNELS + 1),
+            count: 0,
+            spin_us,
+            spin: 0,
+            gap: u64::MAX,
+        })
+    }
+
+    /// Waits for `windows` from here on.
+    pub fn hear(&mut self, windows: impl Iterator<Item = Window>) {
+        let count = (
+            core::ptr::from_ref(&RUNG).expose_provenance(),
+            FUTEX_32 | FUTEX_PRIVATE_FLAG,
+        );
+        let words = windows.map(|window| (window.address(), FUTEX_32));
+        self.count = 0;
+        for (entry, (address, flags)) in self
+            .words
+            .iter_mut()
+            .zip(core::iter::once(count).chain(words))
+        {
+            entry.uaddr = address as u64;
+            entry.flags = flags;
+            self.count += 1;
+        }
+        if self.spin == 0 && self.spin_us > 0 {
+            self.spin = self.spin_us * ticks_of(16) / 16;
+        }
+    }
+
+    /// Whether nobody has anything.
+    fn is_quiet(&self, heard: u32) -> bool {
+        let windows = self.words.get(1..self.count).unwrap_or_default();
+        let is_client = |entry: &futex_waitv| {
+            // SAFETY: a window's word, which is mapped for the life of the process.
+            let word = unsafe { &*with_exposed_provenance::<AtomicU32>(address(entry)) };
+            word.load(Ordering::Relaxed) == 0
+        };
+        rung() == heard && windows.iter().all(is_client)
+    }
+
+    /// Waits until a window is not the client's, or a socket has something that came behind `heard`.
+    /// False: [`TRIM_AFTER_MS`] have gone by without, if it is `timed`.
+    pub fn wait(&mut self, heard: u32, timed: bool) -> bool {
+        let begun = now();
+        let _cannot_fail = mask_sigio(false);
+        let has_come = self.gap < self.spin && self.look(begun, heard) || self.sleep(heard, timed);
+        let _cannot_fail = mask_sigio(true);
+        // A long one counts for a little more than what is worth looking for.
+        let (was, gap) = (
+            self.gap.min(4 * self.spin),
+            now().wrapping_sub(begun).min(4 * self.spin),
+        );
+        self.gap = was - (was >> GAP_SHIFT) + (gap >> GAP_SHIFT);
+        has_come
+    }
+
+    fn look(&self, begun: u64, heard: u32) -> bool {
+        loop {
+            for _ in 0..LOOKS {
+                if !self.is_quiet(heard) {
+                    return true;
+                }
+                spin_loop();
+            }
+            if now().wrapping_sub(begun) >= self.spin {
+                return false;
+            }
+            sched_yield();
+        }
+    }
+
+    fn sleep(&mut self, heard: u32, timed: bool) -> bool {
+        if let Some(count) = self.words.first_mut() {
+            count.val = heard.into();
+        }
+        let words = self.words.get(..self.count).unwrap_or_default();
+        let until = timed.then(|| {
+            let (seconds, nanoseconds) = wall_clock();
+            let later = nanoseconds + i64::from(TRIM_AFTER_MS) * 1_000_000;
+            (seconds + later / 1_000_000_000, later % 1_000_000_000)
+        });
+        // SAFETY: the words are the count's and those of windows.
+        let woken = unsafe { raw::futex_wait(words, until) };
+        woken != Err(Errno::TIMEDOUT)
+    }
+}
+
+/// The processor's clock, in ticks of its own.
+fn now() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every such processor has the instruction.
+    unsafe {
+        core::arch::x86_64::_rdtsc()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let ticks: u64;
+        // SAFETY: Linux lets programs read this register.
+        unsafe { core::arch::asm!("mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack)) };
+        ticks
+    }
+}
+
+/// Ticks in so many microseconds, by the wall clock: waits that long.
+fn ticks_of(micros: i64) -> u64 {
+    let (_, begun) = wall_clock();
+    let first = now();
+    loop {
+        let (_, nanoseconds) = wall_clock();
+        let gone = (nanoseconds - begun).rem_euclid(1_000_000_000);
+        if gone >= micros * 1_000 {
+            let ticks = now().wrapping_sub(first);
+            return ticks * (micros.unsigned_abs() * 1_000) / gone.unsigned_abs();
+        }
+    }
+}

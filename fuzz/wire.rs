@@ -23,6 +23,7 @@ use gofer::limits::{FIRST_FREE_FD, LOG_FD, PROC_FD};
 use gofer::log::{Format, Level, Log, Target};
 use gofer::sandbox::{caps, descriptors};
 use gofer::server::Server;
+use gofer::server::channels::Channels;
 use gofer::server::dispatch::Policy;
 use gofer::sys::arena::List;
 use gofer::sys::fd::{fixed, place};
@@ -144,7 +145,13 @@ impl World {
         let (first, ours) = Peer::pair();
         let (second, theirs) = Peer::pair();
         let sockets = List::of([(ours, 100), (theirs, 101)]);
-        let server = Server::new(sockets, fs, self.key, setup.policy, &log);
+        let server = Server::new(
+            sockets,
+            (fs, Channels::none()),
+            self.key,
+            setup.policy,
+            &log,
+        );
 
         let mut run = Run {
             tree: &self.tree,

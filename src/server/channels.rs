@@ -59,10 +59,12 @@ impl Channel {
 
     /// Tells the client that it is over, and gives up all that it holds.
     fn end(&mut self, fs: &mut Fs) {
-        if self.stage != Stage::Over {
-            self.stage = Stage::Over;
+        if self.is_live() {
             self.window.shut();
             self.window.discard();
+        }
+        if self.stage != Stage::Over {
+            self.stage = Stage::Over;
             for open in [self.memory, self.theirs, self.ours] {
                 fs.release_open(open);
             }
@@ -171,8 +173,8 @@ impl Channels {
     pub fn end(&mut self, connection: Option<u16>, fs: &mut Fs) {
         for channel in self.all.iter_mut() {
             if connection.is_none_or(|connection| channel.connection == connection) {
+                self.changed |= channel.is_live();
                 channel.end(fs);
-                self.changed = true;
             }
         }
     }

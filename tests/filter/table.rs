@@ -11,6 +11,18 @@ pub(crate) const MODES: &[(&str, Modes)] = &[
         "BY_PROC_FD with HOST_UDS",
         Modes::BY_PROC_FD.and(Modes::HOST_UDS),
     ),
+    (
+        "BY_PROC_FD with CHANNELS",
+        Modes::BY_PROC_FD.and(Modes::CHANNELS),
+    ),
+    (
+        "BY_PARENT with CHANNELS",
+        Modes::BY_PARENT.and(Modes::CHANNELS),
+    ),
+    (
+        "BY_PROC_FD with HOST_UDS and CHANNELS",
+        Modes::BY_PROC_FD.and(Modes::HOST_UDS).and(Modes::CHANNELS),
+    ),
 ];
 
 /// A system call as a filter sees it: `struct seccomp_data` without the instruction pointer.

@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::p9::messages::{Message, Rchannel, Twrite};
 use crate::p9::wire::{HEADER_BYTES, Header, Tag};
 use crate::sys::arena::List;
-use crate::sys::bell::{Bell, rung};
+use crate::sys::bell::{Bell, Woken, rung};
 use crate::sys::memory::Region;
 use crate::sys::raw::send;
 use crate::sys::window::{self, DATAGRAM_BYTES, DATAGRAM_HEADER_BYTES, Turn, Window};
@@ -224,14 +224,17 @@ impl Server<'_> {
             }
             passes += 1;
             cost += spent;
-            if spent == 0 {
-                (passes, cost) = (0, 0);
-                let is_timed = self.wants_trim();
-                if let Some(bell) = &mut self.common.channels.bell
-                    && !bell.wait(heard, is_timed)
-                {
-                    self.trim();
-                }
+            if spent > 0 {
+                continue;
+            }
+            let is_timed = self.wants_trim();
+            let Some(bell) = &mut self.common.channels.bell else {
+                break;
+            };
+            match bell.wait(heard, is_timed) {
+                Woken::Soon => {}
+                Woken::Late => (passes, cost) = (0, 0),
+                Woken::Not => self.trim(),
             }
         }
         Ok(())

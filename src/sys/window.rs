@@ -133,11 +133,20 @@ impl Window {
         futex_wake(self.word(0), u32::MAX >> 1);
     }
 
+    /// Forgets where the window's memory is until it is used again: what stands there stays.
+    pub fn forget(&self) {
+        self.advise(0, Advice::LinuxDontNeed);
+    }
+
     /// Gives the memory of a window that is shut back, all but the first page: the client is to see that it is.
     pub fn discard(&self) {
-        let from = self.place(PAGE_BYTES).as_ptr();
-        // SAFETY: the window's pages, of which nothing of ours is borrowed; they read as zeros from here on.
-        let _done = unsafe { madvise(from.cast(), WINDOW_BYTES - PAGE_BYTES, Advice::LinuxRemove) };
+        self.advise(PAGE_BYTES, Advice::LinuxRemove);
+    }
+
+    fn advise(&self, start: usize, advice: Advice) {
+        let from = self.place(start).as_ptr().cast();
+        // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.
+        let _done = unsafe { madvise(from, WINDOW_BYTES - start, advice) };
     }
 }
 

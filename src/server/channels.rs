@@ -355,6 +355,7 @@ impl Copied {
 }
 
 /// Serves the request that stands in a window; what that cost. None: the client does not keep to the rules.
+#[inline(never)]
 fn answer(
     mut window: Window,
     socket: OpenId,

@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::p9::messages::{Message, Rchannel, Twrite};
 use crate::p9::wire::{HEADER_BYTES, Header, Tag};
 use crate::sys::arena::List;
-use crate::sys::bell::{Bell, rung};
+use crate::sys::bell::{Bell, Woken, rung};
 use crate::sys::memory::Region;
 use crate::sys::raw::send;
 use crate::sys::window::{self, DATAGRAM_BYTES, DATAGRAM_HEADER_BYTES, Turn, Window};
@@ -76,7 +76,9 @@ impl Channel {
 pub struct Channels {
     all: List<Channel>,
     bell: Option<Bell>,
-    /// Another set of them is live than [`Server::attune`] knows.
+    /// One is live, as far as [`Server::attune`] knows.
+    is_any: bool,
+    /// Another set of them is live by now.
     changed: bool,
 }
 
@@ -86,6 +88,7 @@ impl Channels {
         Self {
             all: List::new(),
             bell: None,
+            is_any: false,
             changed: false,
         }
     }
@@ -132,6 +135,17 @@ impl Channels {
             }
         }
         Ok(())
+    }
+
+    /// Gives the memory of windows back, as far as it counts as ours: it stays the client's.
+    pub fn trim(&self) {
+        for channel in self
+            .all
+            .iter()
+            .filter(|channel| channel.stage == Stage::Used)
+        {
+            channel.window.forget();
+        }
     }
 
     /// Whether there is none.
@@ -184,12 +198,12 @@ impl Server<'_> {
     /// Whether a channel is live; if it is another than before, sockets signal what they have, or do not.
     pub(super) fn attune(&mut self) -> bool {
         let channels = &mut self.common.channels;
+        if !channels.changed {
+            return channels.is_any;
+        }
         let live = || channels.all.iter().filter(|channel| channel.is_live());
         let is_any = live().next().is_some();
-        if !channels.changed {
-            return is_any;
-        }
-        channels.changed = false;
+        (channels.changed, channels.is_any) = (false, is_any);
         if let Some(bell) = &mut channels.bell {
             bell.hear(live().map(|channel| channel.window));
         }
@@ -224,14 +238,17 @@ impl Server<'_> {
             }
             passes += 1;
             cost += spent;
-            if spent == 0 {
-                (passes, cost) = (0, 0);
-                let is_timed = self.wants_trim();
-                if let Some(bell) = &mut self.common.channels.bell
-                    && !bell.wait(heard, is_timed)
-                {
-                    self.trim();
-                }
+            if spent > 0 {
+                continue;
+            }
+            let is_timed = self.wants_trim();
+            let Some(bell) = &mut self.common.channels.bell else {
+                break;
+            };
+            match bell.wait(heard, is_timed) {
+                Woken::Soon => {}
+                Woken::Late => (passes, cost) = (0, 0),
+                Woken::Not => self.trim(),
             }
         }
         Ok(())
@@ -338,6 +355,7 @@ impl Copied {
 }
 
 /// Serves the request that stands in a window; what that cost. None: the client does not keep to the rules.
+#[inline(never)]
 fn answer(
     mut window: Window,
     socket: OpenId,

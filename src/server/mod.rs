@@ -367,7 +367,10 @@ impl<'a> Server<'a> {
     fn trim(&mut self) {
         self.common.fids.trim(TRIM_STEP_BYTES);
         self.common.fs.trim(TRIM_STEP_BYTES);
-        self.common.copied.trim();
+        if self.common.copied.wants_trim() {
+            self.common.copied.trim();
+            self.common.channels.trim();
+        }
         for place in self.places.iter_mut() {
             if let Place::Live(connection) = place {
                 connection.trim();

@@ -32,6 +32,17 @@ pub fn rung() -> u32 {
 // SAFETY: integers.
 unsafe impl super::memory::Zeroed for futex_waitv {}
 
+/// How a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// With something, so soon that no signal was let through: what sockets have is not known.
+    Soon,
+    /// With something, or a signal.
+    Late,
+    /// With nothing.
+    Not,
+}
+
 /// Looks between two yields: where the client is on the same processor, it gets its turn.
 const LOOKS: u32 = 64;
 
@@ -106,35 +117,43 @@ impl Bell {
         rung() == heard && windows.iter().all(is_client)
     }
 
-    /// Waits until a window is not the client's, or a socket has something that came behind `heard`.
-    /// False: [`TRIM_AFTER_MS`] have gone by without, if it is `timed`.
-    pub fn wait(&mut self, heard: u32, timed: bool) -> bool {
+    /// Waits until a window is not the client's, or a socket has something that came behind `heard`; at most
+    /// [`TRIM_AFTER_MS`], if it is `timed`.
+    pub fn wait(&mut self, heard: u32, timed: bool) -> Woken {
         let begun = now();
-        let _cannot_fail = mask_sigio(false);
-        let has_come = self.gap < self.spin && self.look(begun, heard) || self.sleep(heard, timed);
-        let _cannot_fail = mask_sigio(true);
-        // A long one counts for a little more than what is worth looking for.
-        let (was, gap) = (
-            self.gap.min(4 * self.spin),
-            now().wrapping_sub(begun).min(4 * self.spin),
-        );
+        let hopes = self.gap < self.spin;
+        let woken = if hopes && self.glance(heard) {
+            Woken::Soon
+        } else {
+            let _cannot_fail = mask_sigio(false);
+            let has_come = hopes && self.look(begun, heard) || self.sleep(heard, timed);
+            let _cannot_fail = mask_sigio(true);
+            if has_come { Woken::Late } else { Woken::Not }
+        };
+        // A long gap counts for a little more than what is worth looking for.
+        let most = 4 * self.spin;
+        let (was, gap) = (self.gap.min(most), now().wrapping_sub(begun).min(most));
         self.gap = was - (was >> GAP_SHIFT) + (gap >> GAP_SHIFT);
-        has_come
+        woken
     }
 
+    /// Whether something comes within some looks.
+    fn glance(&self, heard: u32) -> bool {
+        (0..LOOKS).any(|_| {
+            spin_loop();
+            !self.is_quiet(heard)
+        })
+    }
+
+    /// Whether something comes within [`Bell::spin`].
     fn look(&self, begun: u64, heard: u32) -> bool {
-        loop {
-            for _ in 0..LOOKS {
-                if !self.is_quiet(heard) {
-                    return true;
-                }
-                spin_loop();
-            }
-            if now().wrapping_sub(begun) >= self.spin {
-                return false;
-            }
+        while now().wrapping_sub(begun) < self.spin {
             sched_yield();
+            if self.glance(heard) {
+                return true;
+            }
         }
+        false
     }
 
     fn sleep(&mut self, heard: u32, timed: bool) -> bool {

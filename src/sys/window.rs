@@ -133,11 +133,20 @@ impl Window {
         futex_wake(self.word(0), u32::MAX >> 1);
     }
 
+    /// Forgets where the window's memory is until it is used again: what stands there stays.
+    pub fn forget(&self) {
+        self.advise(0, Advice::LinuxDontNeed);
+    }
+
     /// Gives the memory of a window that is shut back, all but the first page: the client is to see that it is.
     pub fn discard(&self) {
-        let from = self.place(PAGE_BYTES).as_ptr();
-        // SAFETY: the window's pages, of which nothing of ours is borrowed; they read as zeros from here on.
-        let _done = unsafe { madvise(from.cast(), WINDOW_BYTES - PAGE_BYTES, Advice::LinuxRemove) };
+        self.advise(PAGE_BYTES, Advice::LinuxRemove);
+    }
+
+    fn advise(&self, start: usize, advice: Advice) {
+        let from = self.place(start).as_ptr().cast();
+        // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.
+        let _done = unsafe { madvise(from, WINDOW_BYTES - start, advice) };
     }
 }
 
@@ -169,4 +178,74 @@ pub fn make(count: usize) -> Result<(OwnedFd, impl Iterator<Item = Window>), Err
     // SAFETY: each start lies inside the mapping.
     let windows = (0..count).map(move |at| Window(unsafe { base.add(at * WINDOW_BYTES) }));
     Ok((memory, windows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one() -> (OwnedFd, Window) {
+        let (memory, mut windows) = make(2).expect("windows");
+        let _other = windows.next();
+        (memory, windows.next().expect("a second window"))
+    }
+
+    #[test]
+    fn a_window_goes_back_to_the_client_as_a_datagram_with_nothing_before_it() {
+        let (_memory, mut window) = one();
+        assert_eq!(window.turn(), Turn::Client);
+        window.word(0).store(SERVER, Ordering::Relaxed);
+        window.room()[..9].copy_from_slice(b"FRAMEhdBO");
+        assert!(window.give(&[25, 1], 4));
+        assert_eq!((window.turn(), window.length()), (Turn::Client, 4));
+        assert_eq!(window.data(0, 4), [25, 1, b'B', b'O']);
+        assert_eq!(
+            [2, 3].map(|at| window.word(at).load(Ordering::Relaxed)),
+            [0; 2]
+        );
+    }
+
+    #[test]
+    fn a_state_that_the_client_has_changed_is_not_given_back() {
+        let (_memory, mut window) = one();
+        assert!(!window.give(&[25, 0], 2), "it was the client's");
+        window.word(0).store(7, Ordering::Relaxed);
+        assert_eq!(window.turn(), Turn::Nobody);
+        assert!(!window.give(&[25, 0], 2));
+    }
+
+    #[test]
+    fn lengths_beyond_the_window_are_cut() {
+        let (_memory, window) = one();
+        assert_eq!(window.data(18, usize::MAX).len(), DATAGRAM_BYTES - 18);
+        assert_eq!(window.data(18, 18), []);
+        assert_eq!(window.data(usize::MAX, 5), []);
+        window.copy(&mut std::vec![0; 2 * WINDOW_BYTES]);
+    }
+
+    #[test]
+    fn forgotten_pages_keep_what_the_client_wrote_and_discarded_ones_but_the_first_do_not() {
+        let (_memory, mut window) = one();
+        window.room().fill(7);
+        window.forget();
+        assert_eq!(window.data(PAGE_BYTES, PAGE_BYTES + 1), [7]);
+        window.discard();
+        assert_eq!(window.data(PAGE_BYTES, PAGE_BYTES + 1), [0]);
+        assert_eq!(window.data(0, 1), [7]);
+        window.shut();
+        assert_eq!(window.turn(), Turn::Nobody);
+    }
+
+    #[test]
+    fn the_memory_file_has_its_size_for_good() {
+        let (memory, _window) = one();
+        assert_eq!(
+            rustix::fs::fstat(&memory).expect("stat").st_size,
+            2 * WINDOW_BYTES as i64
+        );
+        for bytes in [0, WINDOW_BYTES, 3 * WINDOW_BYTES] {
+            assert_eq!(ftruncate(&memory, bytes as u64), Err(Errno::PERM));
+        }
+        assert_eq!(fcntl_add_seals(&memory, SealFlags::WRITE), Err(Errno::PERM));
+    }
 }

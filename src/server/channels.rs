@@ -148,6 +148,11 @@ impl Channels {
         }
     }
 
+    /// Whether others are live than [`Server::attune`] knows.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
@@ -203,12 +208,14 @@ impl Server<'_> {
         }
         let live = || channels.all.iter().filter(|channel| channel.is_live());
         let is_any = live().next().is_some();
-        (channels.changed, channels.is_any) = (false, is_any);
+        let was_any = core::mem::replace(&mut channels.is_any, is_any);
+        channels.changed = false;
         if let Some(bell) = &mut channels.bell {
             bell.hear(live().map(|channel| channel.window));
         }
         for place in self.places.iter() {
-            if let Place::Live(connection) = place
+            if is_any != was_any
+                && let Place::Live(connection) = place
                 && connection.signal(is_any).is_err()
             {
                 // They would not be heard.

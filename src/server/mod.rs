@@ -219,7 +219,10 @@ impl<'a> Server<'a> {
                     return true;
                 }
             }
-            if connection.interest() != IN || self.common.fs.reap(RELEASES_PER_TURN) {
+            if connection.interest() != IN
+                || self.common.fs.reap(RELEASES_PER_TURN)
+                || self.common.channels.has_changed()
+            {
                 return true;
             }
             self.wakeups = self.wakeups.wrapping_add(1);

@@ -2,7 +2,7 @@
 
 use crate::harness::{ROOT, expect_descriptors};
 use crate::p9::{Client, Data, Fault, MSIZE, NOID, O_RDWR, refused, t};
-use crate::request::{batch, heard};
+use crate::request::{batch, heard_all};
 use crate::world::{Setting, World, item, until};
 use nix::errno::Errno::{self, *};
 
@@ -20,9 +20,8 @@ fn pipeline(
         let numbers = start..count.min(start + 500);
         let frames: Vec<Vec<u8>> = numbers.clone().map(&each).collect();
         client.send(&frames.concat()).unwrap();
-        for (number, frame) in numbers.zip(&frames) {
-            let tag = u16::from_le_bytes([frame[5], frame[6]]);
-            came(number, heard(client, frame[4], tag).unwrap());
+        for (number, answer) in numbers.zip(heard_all(client, &frames)) {
+            came(number, answer);
         }
     }
 }

@@ -288,8 +288,8 @@ impl Fs {
     }
 
     /// One step of a walk: the node of `name` in directory `parent`, with one reference for the
-    /// caller, and its attributes. At most two system calls: a known file costs one fstatat(2),
-    /// another one an openat(2) that opens nothing but the path, and an fstat(2).
+    /// caller, and its attributes into `meta`. At most two system calls: a known file costs one
+    /// fstatat(2), another one an openat(2) that opens nothing but the path, and an fstat(2).
     ///
     /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` a type that
     /// is not served, but to Linux, which walks to all; `EREMOTEIO` too many devices; `ENOMEM` tables full.
@@ -298,7 +298,8 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         linux: bool,
-    ) -> Result<(NodeId, Meta), Errno> {
+        meta: &mut Meta,
+    ) -> Result<NodeId, Errno> {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
         let special = self.special;
@@ -314,36 +315,36 @@ impl Fs {
             .find(parent, name.bytes(), |node| node.fd.is_some())
             .is_some()
         {
-            let meta = Meta::of_name(self.directory(parent)?, host_name)?;
-            admit(&meta)?;
+            meta.ask_name(self.directory(parent)?, host_name)?;
+            admit(meta)?;
             // As a rule the file that it last was; or one that it was before.
             let found = self.find(parent, name.bytes(), |node| {
-                node.fd.is_some() && node.is_file(&meta)
+                node.fd.is_some() && node.is_file(meta)
             });
             if let Some(id) = found {
                 if found != known {
                     self.make_current(known, id);
                 }
                 self.hold(id);
-                return Ok((id, meta));
+                return Ok(id);
             }
         }
         if self.is_short_of_descriptors() {
             return Err(Errno::MFILE);
         }
-        let (fd, meta) = hold(self.directory(parent)?, host_name)?;
-        admit(&meta)?;
+        let fd = hold(self.directory(parent)?, host_name, meta)?;
+        admit(meta)?;
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()
-            && node.is_file(&meta)
+            && node.is_file(meta)
         {
             node.fd = TableFd::new(fd);
             node.refs += 1;
             self.held += 1;
-            return Ok((id, meta));
+            return Ok(id);
         }
-        self.add(parent, name, Some(fd), &meta).map(|id| (id, meta))
+        self.add(parent, name, Some(fd), meta)
     }
 
     /// A new node for the file that `name` in `parent` now is, with one reference for the caller. A node

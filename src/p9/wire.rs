@@ -172,6 +172,13 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Writes a field over what stands at `at`.
+    pub fn put(&mut self, at: usize, field: &impl Fixed) {
+        if let Some(place) = self.buffer.get_mut(at..) {
+            field.put(place);
+        }
+    }
+
     /// How many bytes were written; [`Malformed`] if there was no room for all.
     pub fn written(&self) -> Result<usize, Malformed> {
         if self.overrun {

@@ -38,7 +38,9 @@ impl Key {
             rest = behind;
         }
         if !rest.is_empty() {
-            let word = rest.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            let word = rest
+                .iter()
+                .fold(0, |word, &byte| word << 8 | u64::from(byte));
             state = fold(state ^ word, self.1);
         }
         fold(state ^ bytes.len() as u64, self.0)

@@ -207,7 +207,8 @@ impl Fs {
             .and_then(|()| self.own(fd.as_fd(), owner, set_ids, &mut meta));
         let made = owned.and_then(|()| {
             let open = self.keep_open(fd, access)?;
-            match self.add(parent, name, None, &meta) {
+            let spot = self.spot(parent, name);
+            match self.add(parent, name, spot, None, &meta) {
                 Ok(node) => Ok((node, open)),
                 Err(errno) => {
                     self.release_open(open);

@@ -163,7 +163,7 @@ table! {
     ALWAYS __NR_recvfrom "recvfrom" [(3, Masked(!RECV_FLAGS, 0)), (4, Zero), (5, Zero)] "requests; no descriptors";
     ALWAYS __NR_sendmsg "sendmsg" [(2, Is(SEND_FLAGS.bits()))] "replies, with a donated descriptor or none";
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
-    CHANNELS __NR_futex "futex" [(1, Is(FUTEX_WAKE))] "channels: the client is told";
+    CHANNELS __NR_futex "futex" [(1, Is(FUTEX_WAKE))] "channels: the client is told; FUTEX_WAKE";
     CHANNELS __NR_rt_sigprocmask "rt_sigprocmask" [(0, Masked(!SIG_UNBLOCK, 0)), (3, Is(8))] "channels: SIGIO is let through in the wait alone";
     CHANNELS __NR_futex_waitv "futex_waitv" [(1, Below(CHANNELS_END)), (2, Is(0)), (4, Is(CLOCK_REALTIME))] "channels: the loop's wait, also for sockets, which signal";
     CHANNELS __NR_sched_yield "sched_yield" [] "channels: a client on the same processor gets on";
@@ -195,7 +195,7 @@ table! {
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fcntl "fcntl" [(1, Masked(!1, F_OFD_GETLK))] "Tlock, Tgetlock: F_OFD_GETLK and F_OFD_SETLK, which do not wait";
-    CHANNELS __NR_fcntl "fcntl" [(1, Is(F_SETFL)), (2, Masked(!FASYNC, O_RDWR))] "channels: sockets signal, or not";
+    CHANNELS __NR_fcntl "fcntl" [(1, Is(F_SETFL)), (2, Masked(!FASYNC, O_RDWR))] "channels: F_SETFL, sockets signal or do not";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
     ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";
@@ -203,8 +203,8 @@ table! {
     ALWAYS __NR_fremovexattr "fremovexattr" [] "Tremovexattr, Tclunk behind Txattrcreate";
     HOST_UDS __NR_socket "socket" [(0, Is(AF_UNIX)), (1, Masked(!7, SOCKET_FLAGS)), (2, Is(0))] "Tlconnect";
     HOST_UDS __NR_connect "connect" [(2, Below(ADDRESS_END))] "Tlconnect: an entry of /proc/self/fd; no long path";
-    ALWAYS __NR_madvise "madvise" [(2, Is(MADV_DONTNEED))] "memory of empty buffers and tables given back";
-    CHANNELS __NR_madvise "madvise" [(2, Is(MADV_REMOVE))] "channels: memory of those that are over";
+    ALWAYS __NR_madvise "madvise" [(2, Is(MADV_DONTNEED))] "memory of empty buffers and tables given back; MADV_DONTNEED";
+    CHANNELS __NR_madvise "madvise" [(2, Is(MADV_REMOVE))] "channels: memory of those that are over; MADV_REMOVE";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times";
     ALWAYS __NR_exit_group "exit_group" [] "the end";

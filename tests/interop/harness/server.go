@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -88,11 +90,13 @@ type Server struct {
 	Argv   []string // as it was started
 	Pid    int
 
-	conns   []*net.UnixConn
-	command *exec.Cmd
-	stderr  *os.File
-	debug   *os.File
-	done    chan error
+	conns    []*net.UnixConn
+	mu       sync.Mutex
+	channels []*Channel // those that were given out
+	command  *exec.Cmd
+	stderr   *os.File
+	debug    *os.File
+	done     chan error
 }
 
 type object = map[string]interface{}
@@ -292,12 +296,39 @@ func (s *Server) stop(t testing.TB) {
 	if signal := state.Sys().(syscall.WaitStatus); signal.Signaled() {
 		t.Errorf("the server ended by %v; %s", signal.Signal(), s.Log())
 	}
+	s.checkChannels(t)
 	if t.Failed() {
 		t.Log(s.Log())
 	}
 	s.stderr.Close()
 	s.debug.Close()
 }
+
+// Remembers a channel until the server has ended.
+func (s *Server) keep(channel *Channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.channels = append(s.channels, channel)
+}
+
+// No descriptor of a channel was lost, and ours says in its log of each channel that was used that it was.
+func (s *Server) checkChannels(t testing.TB) {
+	used := 0
+	for _, channel := range s.channels {
+		if channel.Used() {
+			used++
+		}
+		if misses, surplus := channel.misplaced(); misses+surplus > 0 {
+			t.Errorf("descriptors over a channel: %d were announced and not there, %d there and not announced", misses, surplus)
+		}
+		channel.Close()
+	}
+	if logged := len(usedChannel.FindAllString(s.Log(), -1)); UnderTest() == "ours" && logged != used {
+		t.Errorf("%d channels were used, the log shows %d; %s", used, logged, s.Log())
+	}
+}
+
+var usedChannel = regexp.MustCompile(`Channel \d+ of FD \d+ is used`)
 
 // Log is what the server wrote to standard error and to debug-log-fd.
 func (s *Server) Log() string {
@@ -309,16 +340,31 @@ func (s *Server) Log() string {
 // Raw is connection i, by hand. It ends with the test.
 func (s *Server) Raw(t testing.TB, i int) *Raw {
 	t.Helper()
-	return &Raw{conn: s.conns[i]}
+	return &Raw{conn: s.conns[i], server: s}
 }
 
-// Client is the client package's on connection i, at the version asked for (below 0: the highest that both know).
+// Client is the client package's on connection i, at the version asked for. Below 0: the highest that it knows, which
+// has no channels; or where they are the transport of this run, the server's highest, of which the package sends what
+// it knows, over as many channels as gVisor's client asks for.
 func (s *Server) Client(t testing.TB, i, version int) (*p9.Client, *Wire) {
 	t.Helper()
-	wire := newWire(s.conns[i], version)
+	overChannels := version < 0 && Transport() == "channels"
+	if overChannels {
+		version = 13
+	}
+	wire := NewWire(s.conns[i], version)
 	client, err := p9.NewClient(wire, p9.WithMessageSize(1<<20))
 	if err != nil {
 		t.Fatalf("Tversion: %v; %s", err, s.Log())
+	}
+	if overChannels {
+		channels, err := wire.UseChannels(WantedChannels())
+		if err != nil || len(channels) == 0 {
+			t.Fatalf("Tchannel: %d channels, %v; %s", len(channels), err, s.Log())
+		}
+		for _, channel := range channels {
+			s.keep(channel)
+		}
 	}
 	t.Cleanup(func() {
 		if late, surplus := wire.Misplaced(); late+surplus > 0 {

@@ -390,7 +390,10 @@ fn trace_of_every_message_stays_in_the_table_and_uses_every_row() {
 #[ignore = "needs the traces of ./build.sh traced"]
 fn traces_of_real_clients_stay_in_the_table() {
     let top = std::env::var_os("GOFER_TRACES").expect("GOFER_TRACES, the folder with the traces");
-    let all_modes = Modes::BY_PROC_FD.and(Modes::BY_PARENT).and(Modes::HOST_UDS);
+    let all_modes = Modes::BY_PROC_FD
+        .and(Modes::BY_PARENT)
+        .and(Modes::HOST_UDS)
+        .and(Modes::CHANNELS);
     let entries = |dir: &Path| {
         let list = fs::read_dir(dir).expect("list the traces");
         list.map(|entry| entry.expect("an entry").path())

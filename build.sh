@@ -79,8 +79,16 @@ lint() {
     cargo clippy --locked --all-targets -- -D warnings
 }
 
+# Puts the program of tests/NAME at target/NAME, where a guest finds it.
+install_test() {
+    local program
+    program=$(cargo test --locked --quiet --no-run --test "$1" --message-format json | sed -n "s|.*\"executable\":\"\([^\"]*/$1-[^\"]*\)\".*|\1|p")
+    install -m 755 "$program" "target/$1"
+}
+
 run_v9fs() {
     cargo build --locked --quiet --release --example mount9p
+    install_test hostile
     tests/v9fs/run.sh "$@"
 }
 

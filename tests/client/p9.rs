@@ -399,6 +399,29 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The next frame of bytes among which no descriptors come.
+    pub fn read(from: &mut impl Read) -> Answer<Frame> {
+        let mut header = [0; 7];
+        fill(from, &mut header)?;
+        Frame::behind(header, None, from)
+    }
+
+    fn behind(header: [u8; 7], fd: Option<OwnedFd>, from: &mut impl Read) -> Answer<Frame> {
+        let [s0, s1, s2, s3, kind, t0, t1] = header;
+        let size = u32::from_le_bytes([s0, s1, s2, s3]);
+        if !(7..=MSIZE).contains(&size) {
+            return broken(format!("a frame that says it has {size} bytes"));
+        }
+        let mut body = vec![0; usize::try_from(size - 7).unwrap_or_default()];
+        fill(from, &mut body)?;
+        Ok(Frame {
+            kind,
+            tag: u16::from_le_bytes([t0, t1]),
+            body,
+            fd,
+        })
+    }
+
     /// The frame as the reply to the request `kind` sent with `tag`, decoded to its last byte.
     pub fn answer<T: Take>(self, kind: u8, tag: u16) -> Answer<T> {
         if self.tag != tag {
@@ -457,6 +480,13 @@ impl Frame {
             Err(Fault::Errno(errno)) => errno,
             _ => panic!("wanted Rlerror, got type {kind}"),
         }
+    }
+}
+
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Answer<()> {
+    match from.read_exact(buffer) {
+        Ok(()) => Ok(()),
+        Err(error) => broken(format!("in mid-frame: {error}")),
     }
 }
 
@@ -521,20 +551,8 @@ impl Client {
         if got == 0 {
             return Err(Fault::Closed);
         }
-        self.fill(&mut header[got..])?;
-        let [s0, s1, s2, s3, kind, t0, t1] = header;
-        let size = u32::from_le_bytes([s0, s1, s2, s3]);
-        if !(7..=MSIZE).contains(&size) {
-            return broken(format!("a frame that says it has {size} bytes"));
-        }
-        let mut body = vec![0; usize::try_from(size - 7).unwrap_or_default()];
-        self.fill(&mut body)?;
-        Ok(Frame {
-            kind,
-            tag: u16::from_le_bytes([t0, t1]),
-            body,
-            fd,
-        })
+        fill(&mut &self.socket, &mut header[got..])?;
+        Frame::behind(header, fd, &mut &self.socket)
     }
 
     fn recv_first(&self, header: &mut [u8]) -> Answer<(usize, Option<OwnedFd>)> {
@@ -568,13 +586,6 @@ impl Client {
             return broken("more than one descriptor with a frame");
         }
         Ok((message.bytes, fds.pop()))
-    }
-
-    fn fill(&self, buffer: &mut [u8]) -> Answer<()> {
-        match (&self.socket).read_exact(buffer) {
-            Ok(()) => Ok(()),
-            Err(error) => broken(format!("in mid-frame: {error}")),
-        }
     }
 
     /// Sends a frame made of a type and any body, and returns what comes.

@@ -1,9 +1,10 @@
 //! Requests as values: any field of any message may be set to anything.
 
 use crate::p9::{
-    Client, Data, Fault, Layout, MSIZE, NOFID, NOID, Put, REQUESTS, SetAttr, frame, t,
+    Client, Data, Fault, Frame, Layout, MSIZE, NOFID, NOID, Put, REQUESTS, SetAttr, frame, t,
 };
 use nix::errno::Errno;
+use std::io::BufReader;
 
 /// A field's value, by its type on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +186,23 @@ pub fn ask(client: &mut Client, request: &Request) -> Result<Result<(), Errno>, 
 
 /// The answer to a request sent with `tag`.
 pub fn heard(client: &Client, kind: u8, tag: u16) -> Result<Result<(), Errno>, Fault> {
-    let reply = client.recv()?;
+    judged(client.recv()?, kind, tag)
+}
+
+/// The answers to requests sent, received in large pieces: no descriptor comes with any.
+pub fn heard_all(client: &Client, requests: &[Vec<u8>]) -> Vec<Result<(), Errno>> {
+    let mut reader = BufReader::with_capacity(1 << 16, &client.socket);
+    let answers = requests.iter().map(|request| {
+        let reply = Frame::read(&mut reader).expect("an answer");
+        let tag = u16::from_le_bytes([request[5], request[6]]);
+        judged(reply, request[4], tag).expect("an answer")
+    });
+    let answers = answers.collect();
+    assert_eq!(reader.buffer(), b"", "answers to nothing");
+    answers
+}
+
+fn judged(reply: Frame, kind: u8, tag: u16) -> Result<Result<(), Errno>, Fault> {
     // Few bodies have the letter: most are not looked through.
     if reply.body.contains(&b'C') && reply.body.windows(6).any(|bytes| bytes == b"CANARY") {
         return Err(Fault::Broken("what lies outside was read".into()));

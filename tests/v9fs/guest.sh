@@ -2,7 +2,7 @@
 # Runs suites on a directory that a gofer serves to this kernel: the init of the guest that run.sh boots, and as root in any
 # other VM whose kernel has 9p, 9pnet and 9pnet_fd, where it is called with words NAME=VALUE.
 #
-#   TOP      the project, with the gofer, the example mount9p and target/tools built
+#   TOP      the project, with the gofer, the example mount9p, target/tools and target/hostile (the tests of that name) built
 #   OUT      where results and logs go: a directory
 #   SUITES   which suites of suites.sh, a comma between two
 #   BACKING  tmpfs, or ext4: made on the block device DISK

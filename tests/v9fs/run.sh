@@ -156,6 +156,7 @@ judge() {
     done
     say "$config: $(grep -c '^ok ' "$out/results") ok, $(grep -c '^FAIL ' "$out/results") failed, $(grep -c '^skipped ' "$out/results") skipped;" \
         "$(tr '\n' ' ' <"$out/seconds" 2>/dev/null) total $(cat "$out/total") s"
+    [ ! -e "$out/measured" ] || sed 's/^/  /' "$out/measured"
     if ! $good; then
         say "  logs: $out"
         [ -e "$out/done" ] || tail -n 20 "$out/console.log" "$out/guest.log" "$out"/*.log
@@ -184,7 +185,7 @@ run_plan() {
 ci_plan() {
     say tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
     say tmpfs-none-client-8192 power
-    say ext4-mmap-acl-131072-devices smoke pjdfstest sqlite
+    say ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
 }
 
 all_plan() {

@@ -332,5 +332,24 @@ suite_tar() {
     check remove tar_remove
 }
 
+# ---- tests/hostile: what needs more descriptors than most hosts give -----------------------------
+
+# Starts a gofer of its own; the last line is what was measured, or why it failed.
+hostile_test() {
+    local status=0
+    TMPDIR=$scratch "$TOP/target/hostile" --exact --nocapture --ignored "$1" 2>"$scratch/told" || status=$?
+    grep -v '^note: ' "$scratch/told"
+    return $status
+}
+
+suite_hostile() {
+    local tests name
+    tests=$("$TOP/target/hostile" --list --ignored --format terse | sed -n 's/: test$//p' | grep .)
+    for name in $tests; do
+        check "${name##*::}" hostile_test "$name"
+        tail -n 1 "$scratch/log" >>"$OUT/measured"
+    done
+}
+
 . "$TOP/tests/v9fs/smoke.sh"
 . "$TOP/tests/v9fs/faults.sh"

@@ -12,6 +12,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, SocketFlags, SocketType, recv,
     recvmsg, send, socketpair,
 };
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs::{self, OpenOptions};
 use std::mem::MaybeUninit;
@@ -70,10 +71,27 @@ impl Drop for Place {
 
 /// Confines what this thread starts and does from now on to one core.
 pub fn pin(core: usize) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut set = CpuSet::new();
-    set.set(core.min(cores - 1));
+    set.set(core.min(cores() - 1));
     sched_setaffinity(None, &set).expect("sched_setaffinity");
+}
+
+/// Cores that there are.
+fn cores() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").expect("/proc/cpuinfo");
+    let lines = text.lines().filter(|line| line.starts_with("processor"));
+    lines.count().clamp(1, CpuSet::MAX_CPU)
+}
+
+/// Where the driver and a server of one thread run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cores {
+    /// Each has its own.
+    Other,
+    /// One for both.
+    Same,
+    /// Wherever the kernel puts them.
+    Any,
 }
 
 /// The core of the driver, and that of the servers.
@@ -87,6 +105,8 @@ const LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench.log");
 #[derive(Clone, Debug)]
 pub enum Kind {
     Gofer,
+    /// With flags.
+    Flagged(&'static [&'static str]),
     Echo,
     /// Another server: words in which {} stands for the socket, {tree} and {bundle} for what they say.
     Peer(String),
@@ -120,9 +140,12 @@ impl Server {
         let mut numbers = theirs.iter().map(|socket| socket.as_raw_fd().to_string());
         let root = place.root();
         let mut command = match kind {
-            Kind::Gofer => {
+            Kind::Gofer | Kind::Flagged(_) => {
                 let mut command = Command::new(binary());
                 command.arg("--bundle").arg(place.bundle(connections - 1));
+                if let Kind::Flagged(flags) = kind {
+                    command.args(*flags);
+                }
                 numbers.for_each(|number| {
                     command.args(["--io-fds", &number]);
                 });
@@ -178,6 +201,28 @@ impl Server {
             child,
             lines,
             start,
+        }
+    }
+
+    /// Puts this thread and the server, which has one, where they are to run.
+    pub fn place(&self, cores_of: Cores) {
+        let set_of = |core: usize| {
+            let mut set = CpuSet::new();
+            let all = 0..cores();
+            for number in all.filter(|&number| cores_of == Cores::Any || number == core) {
+                set.set(number);
+            }
+            set
+        };
+        let theirs = set_of(if cores_of == Cores::Same {
+            OURS
+        } else {
+            THEIRS
+        });
+        let child = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let child = child.expect("a number of a process");
+        for (process, set) in [(None, set_of(OURS)), (Some(child), theirs)] {
+            sched_setaffinity(process, &set).expect("sched_setaffinity");
         }
     }
 

@@ -15,6 +15,8 @@
     unreachable_pub
 )]
 
+#[path = "../client/channel.rs"]
+mod channel;
 #[path = "../client/harness.rs"]
 mod harness;
 #[path = "../client/p9.rs"]
@@ -24,6 +26,7 @@ mod echo;
 mod footprint;
 mod server;
 mod speed;
+mod windows;
 mod work;
 
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -128,6 +131,7 @@ fn measure(plan: &Plan) -> String {
     let place = Place::new(10_000 / plan.smaller);
     let mut report = machine();
     report += &speed::work_table(plan, &place);
+    report += &windows::window_table(plan, &place);
     if plan.only.is_empty() {
         report += &speed::connection_table(plan, &place);
         report += &speed::fairness_table(plan, &place);

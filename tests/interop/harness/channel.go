@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,16 +22,25 @@ func Transport() string {
 	return "socket"
 }
 
+// Cores is how many this machine has, whichever of them we may use.
+func Cores() int {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return 1
+	}
+	return strings.Count("\n"+string(text), "\nprocessor")
+}
+
 // WantedChannels is how many gVisor's client asks for: one for each processor, but 2 to 4.
 func WantedChannels() int {
-	count := runtime.NumCPU()
-	if count < 2 {
-		return 2
+	wanted := Cores()
+	if wanted < 2 {
+		wanted = 2
 	}
-	if count > 4 {
-		return 4
+	if wanted > 4 {
+		wanted = 4
 	}
-	return count
+	return wanted
 }
 
 // A window: the word that says whose turn it is, the length of the datagram, eight bytes of nobody's, the datagram.

@@ -41,9 +41,14 @@ func Contract() string {
 // Binary is the program under test.
 func Binary(t testing.TB) string {
 	t.Helper()
-	variable := map[string]string{"ours": "GOFER_BIN", "fork": "FORK_BIN", "original": "ORIGINAL_GOFER"}[UnderTest()]
+	return binaryOf(t, UnderTest())
+}
+
+func binaryOf(t testing.TB, name string) string {
+	t.Helper()
+	variable := map[string]string{"ours": "GOFER_BIN", "fork": "FORK_BIN", "original": "ORIGINAL_GOFER"}[name]
 	if variable == "" {
-		t.Fatalf("UNDER_TEST is ours, fork or original, not %q", UnderTest())
+		t.Fatalf("UNDER_TEST is ours, fork or original, not %q", name)
 	}
 	path := os.Getenv(variable)
 	if path == "" && variable == "GOFER_BIN" {
@@ -74,9 +79,11 @@ type Mount struct {
 type Options struct {
 	ReadOnly bool
 	Mounts   []Mount
+	Name     string        // ours, fork or original; "": the server under test
+	Quiet    bool          // no line in its log for each request
 	Contract string        // "": that of the run
 	Argv0    string        // "": that of the contract
-	Program  string        // "": the server under test
+	Program  string        // "": the server of that name
 	Global   []string      // flags of the runtime, before the word gofer
 	Flags    []string      // of the gofer, after the sockets
 	Late     time.Duration // for L: the mount list is only read after this time
@@ -90,6 +97,7 @@ type Server struct {
 	Argv   []string // as it was started
 	Pid    int
 
+	name     string
 	conns    []*net.UnixConn
 	mu       sync.Mutex
 	channels []*Channel // those that were given out
@@ -148,11 +156,14 @@ func Start(t testing.TB, options Options) *Server {
 	if options.Contract == "" {
 		options.Contract = Contract()
 	}
+	if options.Name == "" {
+		options.Name = UnderTest()
+	}
 	if options.Program == "" {
-		options.Program = Binary(t)
+		options.Program = binaryOf(t, options.Name)
 	}
 	work := t.TempDir()
-	server := &Server{Dir: options.Dir, done: make(chan error, 1)}
+	server := &Server{Dir: options.Dir, name: options.Name, done: make(chan error, 1)}
 	if server.Dir == "" {
 		server.Dir = filepath.Join(work, "root")
 		must(t, os.Mkdir(server.Dir, 0o755))
@@ -211,9 +222,11 @@ func Start(t testing.TB, options Options) *Server {
 	return server
 }
 
+func debug(options Options) string { return fmt.Sprintf("--debug=%v", !options.Quiet) }
+
 // As the runtimes of 2018 call their gofer: every global flag, then the bundle and the sockets.
 func contractS(options Options, bundle string, sockets []*os.File) *exec.Cmd {
-	argv := []string{options.Argv0, "--root=/var/run/runsc", "--debug=true", "--log=", "--log-format=text", "--debug-log=",
+	argv := []string{options.Argv0, "--root=/var/run/runsc", debug(options), "--log=", "--log-format=text", "--debug-log=",
 		"--debug-log-format=text", "--file-access=exclusive", "--overlay=false", "--network=none", "--log-packets=false",
 		"--platform=ptrace", "--strace=false", "--strace-syscalls=", "--strace-log-size=1024",
 		"--watchdog-action=LogWarning", "--panic-signal=-1"}
@@ -229,13 +242,13 @@ func contractS(options Options, bundle string, sockets []*os.File) *exec.Cmd {
 }
 
 // As the runtimes of 2019 to 2022 do: a process of new namespaces, the spec and the mount list by descriptor.
-func contractL(options Options, bundle string, debug, spec, mounts *os.File, sockets []*os.File) *exec.Cmd {
-	argv := []string{options.Argv0, "--root=/var/run/runsc", "--debug=true", "--network=none", "--lisafs=false", "--debug-log-fd=3"}
+func contractL(options Options, bundle string, log, spec, mounts *os.File, sockets []*os.File) *exec.Cmd {
+	argv := []string{options.Argv0, "--root=/var/run/runsc", debug(options), "--network=none", "--lisafs=false", "--debug-log-fd=3"}
 	argv = append(append(argv, options.Global...), "gofer", "--bundle", bundle, "--spec-fd=4", "--mounts-fd=5")
 	if options.Argv0 == "" {
 		argv[0] = "runsc-gofer"
 	}
-	files := []*os.File{debug, spec, mounts}
+	files := []*os.File{log, spec, mounts}
 	for i := range sockets {
 		argv = append(argv, fmt.Sprintf("--io-fds=%d", 3+len(files)+i))
 	}
@@ -323,7 +336,7 @@ func (s *Server) checkChannels(t testing.TB) {
 		}
 		channel.Close()
 	}
-	if logged := len(usedChannel.FindAllString(s.Log(), -1)); UnderTest() == "ours" && logged != used {
+	if logged := len(usedChannel.FindAllString(s.Log(), -1)); s.name == "ours" && logged != used {
 		t.Errorf("%d channels were used, the log shows %d; %s", used, logged, s.Log())
 	}
 }

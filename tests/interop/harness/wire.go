@@ -271,21 +271,26 @@ func (w *Wire) donated(tag uint16, received ...*os.File) {
 	}
 }
 
-func descriptors(control []byte) []*os.File {
-	var files []*os.File
+// The numbers of the descriptors that came with a receive.
+func rights(control []byte) []int {
+	var all []int
 	messages, err := syscall.ParseSocketControlMessage(control)
 	if err != nil {
 		return nil
 	}
 	for _, message := range messages {
-		numbers, err := syscall.ParseUnixRights(&message)
-		if err != nil {
-			continue
+		if numbers, err := syscall.ParseUnixRights(&message); err == nil {
+			all = append(all, numbers...)
 		}
-		for _, fd := range numbers {
-			syscall.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "donated"))
-		}
+	}
+	return all
+}
+
+func descriptors(control []byte) []*os.File {
+	var files []*os.File
+	for _, fd := range rights(control) {
+		syscall.CloseOnExec(fd)
+		files = append(files, os.NewFile(uintptr(fd), "donated"))
 	}
 	return files
 }

@@ -2,7 +2,8 @@
 # Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|ours|runsc|build-runsc|all]
 #
 #   suite        the client package against our gofer, over sockets and over channels, then against the package's own
-#                server, which has no channels, and where there is one, against the original, both ways
+#                server, which has no channels, and where there is one, against the original, both ways; and whether
+#                the client of the bench runs, which is built as target/interop/bin/driver (docs/bench.md)
 #   ours         the part with our gofer
 #   runsc        OCI bundles under a real runsc, its own gofer beside ours; RUNSC and RUNSC_FRONT name the two builds of
 #                it. Without them the same harness runs on a stand-in that starts gofers as a runsc does
@@ -59,6 +60,7 @@ build() {
     [ -x "$GOFER_BIN" ] || die "no $GOFER_BIN: ./build.sh builds it"
     go vet ./...
     go build -o "$bin/fork" ./cmd/fork
+    go test -c -o "$bin/driver" ./bench
     export FORK_BIN=$bin/fork
 }
 
@@ -109,6 +111,7 @@ suite() {
     else
         say "interop original: neither column is run, ORIGINAL_GOFER names no runsc"
     fi
+    BENCH_INTO=$work/bench.md BENCH_ROUNDS=1 BENCH_MS=1 go_test ./bench bench # whether it runs
 }
 
 runsc() {
@@ -151,7 +154,7 @@ case "${1-all}" in
     runsc) build; runsc ;;
     build-runsc) need_go; build_runsc; exit ;;
     all) build; suite; runsc ;;
-    *) sed -n '2,21s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
+    *) sed -n '2,22s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
 esac
 say "$passed passed, $failed failed"
 [ $broken -eq 0 ]

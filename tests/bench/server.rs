@@ -52,6 +52,11 @@ impl Place {
         self.dir.path().join("root")
     }
 
+    /// Where whoever wants a tree of their own may make one.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A bundle with so many mounts beside its root.
     pub fn bundle(&self, mounts: usize) -> PathBuf {
         let bundle = self.dir.path().join(format!("bundle{mounts}"));
@@ -71,12 +76,27 @@ impl Drop for Place {
 
 /// Confines what this thread starts and does from now on to one core.
 pub fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    set.set(core.min(cores() - 1));
-    sched_setaffinity(None, &set).expect("sched_setaffinity");
+    sched_setaffinity(None, &only(core)).expect("sched_setaffinity");
 }
 
-/// Cores that there are.
+/// Lets this thread, and what it starts from now on, run anywhere.
+pub fn unpin() {
+    sched_setaffinity(None, &all_cores()).expect("sched_setaffinity");
+}
+
+fn only(core: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(core.min(cores() - 1));
+    set
+}
+
+fn all_cores() -> CpuSet {
+    let mut set = CpuSet::new();
+    (0..cores()).for_each(|core| set.set(core));
+    set
+}
+
+/// Cores of this machine, whichever of them we run on.
 fn cores() -> usize {
     let text = fs::read_to_string("/proc/cpuinfo").expect("/proc/cpuinfo");
     let lines = text.lines().filter(|line| line.starts_with("processor"));
@@ -205,23 +225,15 @@ impl Server {
     }
 
     /// Puts this thread and the server, which has one, where they are to run.
-    pub fn place(&self, cores_of: Cores) {
-        let set_of = |core: usize| {
-            let mut set = CpuSet::new();
-            let all = 0..cores();
-            for number in all.filter(|&number| cores_of == Cores::Any || number == core) {
-                set.set(number);
-            }
-            set
-        };
-        let theirs = set_of(if cores_of == Cores::Same {
-            OURS
-        } else {
-            THEIRS
-        });
+    pub fn place(&self, cores: Cores) {
+        let theirs = if cores == Cores::Same { OURS } else { THEIRS };
         let child = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let child = child.expect("a number of a process");
-        for (process, set) in [(None, set_of(OURS)), (Some(child), theirs)] {
+        for (process, core) in [(None, OURS), (Some(child), theirs)] {
+            let set = match cores {
+                Cores::Any => all_cores(),
+                Cores::Other | Cores::Same => only(core),
+            };
             sched_setaffinity(process, &set).expect("sched_setaffinity");
         }
     }

@@ -2,16 +2,20 @@
 //! requests over, and then takes the answers.
 
 use super::channel::{Channel, DATAGRAM, SERVER};
+use super::harness::binary;
 use super::p9::{Client, RLERROR};
-use super::server::{Cores, Kind, Line, Place, Server, pin};
+use super::server::{Cores, Kind, Line, OURS, Place, Server, pin, unpin};
 use super::speed::{GOOGLE, Time, cell, middle, must_run, prepared, round};
 use super::work::{Stage, Work, works};
 use super::{Plan, head};
 use rustix::fd::IntoRawFd;
 use rustix::io::dup;
+use std::fs;
 use std::hint::spin_loop;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -195,6 +199,32 @@ pub fn window_table(plan: &Plan, place: &Place) -> String {
             }
         }
     }
-    pin(super::OURS);
+    pin(OURS);
     text + "\n"
+}
+
+/// What a client in Go sees, which does as gVisor's does: the table that it writes.
+pub fn go_table(plan: &Plan, driver: &Path, place: &Place) -> String {
+    let table = place.dir().join("go.md");
+    unpin(); // Go counts the cores that it may use
+    let status = Command::new(driver)
+        .arg("-test.run=^TestTable$")
+        .env("BENCH_INTO", &table)
+        .env("BENCH_ROUNDS", plan.rounds.to_string())
+        .env("BENCH_MS", plan.round_ms.to_string())
+        .env("BENCH_ONLY", &plan.only)
+        .env("BENCH_DIR", place.dir())
+        .env("GOFER_BIN", binary())
+        .env(
+            "FORK_BIN",
+            fs::canonicalize(driver.with_file_name("fork")).expect("the server beside the driver"),
+        )
+        .stdout(Stdio::null())
+        .status();
+    pin(OURS);
+    assert!(
+        status.expect("start the driver").success(),
+        "the driver has failed: {driver:?}"
+    );
+    fs::read_to_string(table).expect("the driver's table") + "\n"
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `cli`, `spec` and `mounts` turn bytes into what start-up needs and make no system call. `sandbox` confines
-//! the process. `server` is the poll loop and the protocol's rules; `fs` is the host's files below the
+//! the process. `server` is the poll loop, the channels and the protocol's rules; `fs` is the host's files below the
 //! attach points; `p9` is the wire. `tables` are the fixed tables of both. Everything `unsafe` is in `sys`.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(

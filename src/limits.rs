@@ -79,6 +79,10 @@ pub const DONATIONS: usize = 16;
 /// (`FUTEX_WAITV_MAX`). More: connections that come later have fewer, and Tchannel is `ENOSYS`.
 pub const CHANNELS: usize = 127;
 
+/// Descriptors that must be there to be had for each channel; it takes three at the most, so that files keep most of
+/// them. Fewer: fewer channels.
+pub const DESCRIPTORS_PER_CHANNEL: u64 = 12;
+
 /// Bytes of a channel's window: a frame and 20 bytes, in whole pages (protocol.md 9). A longer datagram ends
 /// the channel.
 pub const WINDOW_BYTES: usize = (FRAME_BYTES + 20).next_multiple_of(PAGE_BYTES);
@@ -92,6 +96,9 @@ pub const CHANNEL_PASSES: u32 = 16;
 /// Work done for one connection before the others get their turn; [`crate::server`] says what
 /// a unit is (about one system call on the host).
 pub const TURN_COST: usize = 64;
+
+/// The same where there is no other: nobody waits, and what is answered goes out together.
+pub const TURN_COST_ALONE: usize = 16 * TURN_COST;
 
 /// Bytes of file data that count as one unit of [`TURN_COST`].
 pub const COST_BYTES: usize = 16 << 10;

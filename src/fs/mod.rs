@@ -89,6 +89,11 @@ impl Fs {
         self.held.saturating_add(DESCRIPTORS_FOR_OPENS) >= self.limit
     }
 
+    /// Descriptors that can still be had.
+    pub fn spare_descriptors(&self) -> u64 {
+        self.limit.saturating_sub(self.held)
+    }
+
     /// Work done since the last call beyond what the caller can count, in units of a turn.
     pub fn take_units(&mut self) -> usize {
         core::mem::take(&mut self.units)

@@ -12,7 +12,8 @@ use super::dispatch::{Session, dispatch};
 use super::{Common, Left, Place, Server};
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
-    CHANNEL_PASSES, CHANNELS, PAGE_BYTES, RELEASES_PER_TURN, TURN_COST, WINDOW_BYTES,
+    CHANNEL_PASSES, CHANNELS, DESCRIPTORS_PER_CHANNEL, PAGE_BYTES, RELEASES_PER_TURN, TURN_COST,
+    WINDOW_BYTES,
 };
 use crate::p9::messages::{Message, Rchannel, Twrite};
 use crate::p9::wire::{HEADER_BYTES, Header, Tag};
@@ -94,8 +95,8 @@ impl Channels {
         }
     }
 
-    /// Makes `each` for each of `connections`, as far as [`CHANNELS`] go; `spin_us`: how long the next request is
-    /// looked for, microseconds. What is made before a failure stays.
+    /// Makes `each` for each of `connections`, as far as [`CHANNELS`] and descriptors go; `spin_us`: how long the
+    /// next request is looked for, microseconds. What is made before a failure stays.
     ///
     /// Errors: [`Bell::new`]'s; [`window::make`]'s; socketpair(2)'s.
     pub fn make(
@@ -106,8 +107,10 @@ impl Channels {
         fs: &mut Fs,
     ) -> Result<(), Errno> {
         self.bell = Some(Bell::new(spin_us)?);
+        let had = fs.spare_descriptors() / DESCRIPTORS_PER_CHANNEL;
+        let most = usize::try_from(had).unwrap_or(CHANNELS).min(CHANNELS);
         for connection in (0..).take(connections) {
-            let count = each.min(CHANNELS - self.all.len());
+            let count = each.min(most - self.all.len());
             if count == 0 {
                 break;
             }

@@ -11,6 +11,8 @@
     clippy::indexing_slicing
 )]
 
+#[path = "../client/channel.rs"]
+mod channel;
 #[path = "../client/harness.rs"]
 mod harness;
 #[path = "../client/p9.rs"]
@@ -19,82 +21,95 @@ mod p9;
 #[path = "../bench/work.rs"]
 mod work;
 
+use channel::{Channel, VERSION};
 use harness::{Gofer, Launch, Mount, ROOT, TempDir, Tree, binary, spec, write_spec};
-use p9::{Client, RLERROR, t};
+use p9::{Client, MSIZE, RLERROR, t};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use work::{DEEPEST, fill, preparation, works};
 
-/// For each workload its calls: on the only connection, on one of four, and for 16 in flight on the only
-/// connection, sent together; "–" where more is sent than the socket takes at once.
-const TABLE: &[[&str; 4]] = &[
+/// For each workload its calls: on the only connection, on one of four, for 16 in flight on the only
+/// connection, sent together ("–" where more is sent than the socket takes at once), and through a channel whose
+/// server sleeps in between.
+const TABLE: &[[&str; 5]] = &[
     [
         "getattr",
         "3: recvfrom, newfstatat, sendmsg",
         "4: ppoll, recvfrom, newfstatat, sendmsg",
         "18: recvfrom, 16 newfstatat, sendmsg",
+        "6: 2 rt_sigprocmask, clock_gettime, futex_waitv, newfstatat, futex",
     ],
     [
         "walk + getattr + clunk",
         "10: 3 recvfrom, openat, 2 newfstatat, 3 sendmsg, close",
         "13: 3 ppoll, 3 recvfrom, openat, 2 newfstatat, 3 sendmsg, close",
-        "71: 3 recvfrom, 16 openat, 32 newfstatat, 4 sendmsg, 16 close",
+        "70: 3 recvfrom, 16 openat, 32 newfstatat, 3 sendmsg, 16 close",
+        "19: 6 rt_sigprocmask, 3 clock_gettime, 3 futex_waitv, openat, 2 newfstatat, 3 futex, close",
     ],
     [
         "walkgetattr + clunk",
         "7: 2 recvfrom, openat, newfstatat, 2 sendmsg, close",
         "9: 2 ppoll, 2 recvfrom, openat, newfstatat, 2 sendmsg, close",
-        "53: 2 recvfrom, 16 openat, 16 newfstatat, 3 sendmsg, 16 close",
+        "52: 2 recvfrom, 16 openat, 16 newfstatat, 2 sendmsg, 16 close",
+        "13: 4 rt_sigprocmask, 2 clock_gettime, 2 futex_waitv, openat, newfstatat, 2 futex, close",
     ],
     [
         "walk of 8 names + clunk",
         "28: 2 recvfrom, 8 openat, 8 newfstatat, 2 sendmsg, 8 close",
         "30: 2 ppoll, 2 recvfrom, 8 openat, 8 newfstatat, 2 sendmsg, 8 close",
         "–",
+        "34: 4 rt_sigprocmask, 2 clock_gettime, 2 futex_waitv, 8 openat, 8 newfstatat, 2 futex, 8 close",
     ],
     [
         "walk + open + clunk",
         "11: 3 recvfrom, 2 openat, newfstatat, 3 sendmsg, 2 close",
         "14: 3 ppoll, 3 recvfrom, 2 openat, newfstatat, 3 sendmsg, 2 close",
-        "102: 3 recvfrom, 32 openat, 16 newfstatat, 19 sendmsg, 32 close",
+        "101: 3 recvfrom, 32 openat, 16 newfstatat, 18 sendmsg, 32 close",
+        "21: 6 rt_sigprocmask, 3 clock_gettime, 3 futex_waitv, 2 openat, newfstatat, 3 futex, sendmsg, 2 close",
     ],
     [
         "read 4 KiB",
         "3: recvfrom, pread64, sendmsg",
         "4: ppoll, recvfrom, pread64, sendmsg",
         "18: recvfrom, 16 pread64, sendmsg",
+        "6: 2 rt_sigprocmask, clock_gettime, futex_waitv, pread64, futex",
     ],
     [
         "read 64 KiB",
         "3: recvfrom, pread64, sendmsg",
         "4: ppoll, recvfrom, pread64, sendmsg",
         "–",
+        "6: 2 rt_sigprocmask, clock_gettime, futex_waitv, pread64, futex",
     ],
     [
         "write 4 KiB",
         "3: recvfrom, pwrite64, sendmsg",
         "4: ppoll, recvfrom, pwrite64, sendmsg",
         "–",
+        "6: 2 rt_sigprocmask, clock_gettime, futex_waitv, pwrite64, futex",
     ],
     [
         "create + write 4 KiB + clunk + unlink",
         "15: 5 recvfrom, 5 sendmsg, openat, newfstatat, pwrite64, close, unlinkat",
         "20: 5 ppoll, 5 recvfrom, 5 sendmsg, openat, newfstatat, pwrite64, close, unlinkat",
         "–",
+        "31: 10 rt_sigprocmask, 5 clock_gettime, 5 futex_waitv, 5 futex, openat, newfstatat, sendmsg, pwrite64, close, unlinkat",
     ],
     [
         "mkdir + rmdir",
-        "10: 2 recvfrom, mkdirat, openat, 2 newfstatat, close, 2 sendmsg, unlinkat",
-        "12: 2 ppoll, 2 recvfrom, mkdirat, openat, 2 newfstatat, close, 2 sendmsg, unlinkat",
-        "100: 2 recvfrom, 16 mkdirat, 16 openat, 32 newfstatat, 16 close, 2 sendmsg, 16 unlinkat",
+        "9: 2 recvfrom, mkdirat, openat, newfstatat, close, 2 sendmsg, unlinkat",
+        "11: 2 ppoll, 2 recvfrom, mkdirat, openat, newfstatat, close, 2 sendmsg, unlinkat",
+        "84: 2 recvfrom, 16 mkdirat, 16 openat, 16 newfstatat, 16 close, 2 sendmsg, 16 unlinkat",
+        "15: 4 rt_sigprocmask, 2 clock_gettime, 2 futex_waitv, mkdirat, openat, newfstatat, close, 2 futex, unlinkat",
     ],
     [
         "rename",
         "3: recvfrom, renameat, sendmsg",
         "4: ppoll, recvfrom, renameat, sendmsg",
         "18: recvfrom, 16 renameat, sendmsg",
+        "6: 2 rt_sigprocmask, clock_gettime, futex_waitv, renameat, futex",
     ],
 ];
 
@@ -107,6 +122,8 @@ const AT_ONCE: usize = 32 << 10;
 struct Traced {
     gofer: Gofer,
     clients: Vec<Client>,
+    /// What the first client's requests go through, one by one.
+    channel: Option<Channel>,
     /// The process that is traced.
     pid: String,
     marks: usize,
@@ -122,6 +139,7 @@ impl Traced {
         for number in 3..3 + connections {
             words.extend(["--io-fds".into(), number.to_string().into()]);
         }
+        words.push("--channel-spin=0".into());
         let launch = Launch::raw(&words).sockets(connections);
         let mut gofer = launch.binary(Path::new("strace")).start();
         let clients = (0..connections).map(|at| gofer.connect(at)).collect();
@@ -131,9 +149,16 @@ impl Traced {
         Traced {
             gofer,
             clients,
+            channel: None,
             pid,
             marks: 0,
         }
+    }
+
+    /// From here on requests go through a channel.
+    fn take_channel(&mut self) {
+        self.clients[0].version(MSIZE, VERSION).unwrap();
+        self.channel = Some(Channel::open(&mut self.clients[0], 0).unwrap());
     }
 
     /// Sends to the process as soon as it sleeps; as many replies are awaited.
@@ -146,6 +171,11 @@ impl Traced {
                 break;
             }
             std::thread::yield_now();
+        }
+        if let Some(channel) = &self.channel {
+            let reply = channel.exchange(bytes).unwrap();
+            assert!(replies == 1 && reply.kind != RLERROR, "{reply:?}");
+            return;
         }
         self.clients[0].send(bytes).unwrap();
         for _ in 0..replies {
@@ -162,8 +192,8 @@ impl Traced {
     }
 }
 
-/// The calls of each workload that can be counted at this depth.
-fn counted(connections: usize, depth: usize) -> Vec<(&'static str, String)> {
+/// The calls of each workload that can be counted at this depth; through a channel, or not.
+fn counted(connections: usize, depth: usize, is_channel: bool) -> Vec<(&'static str, String)> {
     let tree = Tree::new();
     fill(&tree.root(), 10);
     let own = TempDir::new();
@@ -171,6 +201,9 @@ fn counted(connections: usize, depth: usize) -> Vec<(&'static str, String)> {
     let mut traced = Traced::start(&tree, &trace, connections);
     for request in preparation() {
         traced.exchange(&request, 1);
+    }
+    if is_channel {
+        traced.take_channel();
     }
     traced.mark();
     let empty = traced.mark();
@@ -195,12 +228,12 @@ fn counted(connections: usize, depth: usize) -> Vec<(&'static str, String)> {
             }
         }
     }
-    traced.clients.clear();
+    (traced.channel, traced.clients) = (None, Vec::new());
     let exit = traced.gofer.exit();
     assert_eq!(exit.code, Some(0), "{exit:?}");
 
     let text = fs::read_to_string(&trace).unwrap();
-    let names: Vec<&str> = text.lines().filter_map(call).collect();
+    let names = without_timeouts(text.lines().filter_map(call).collect());
     let between: Vec<&[&str]> = names.split(|&name| name == "fstatfs").collect();
     // The reply to a mark stands first, the wait for the next one last.
     let [_, waits @ ..] = between[empty] else {
@@ -232,8 +265,24 @@ fn call(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(' ')?;
     let (name, rest) = rest.trim_start().split_once('(')?;
     assert!(!rest.contains("unfinished"), "{line}");
+    if name == "futex_waitv" && rest.contains("ETIMEDOUT") {
+        return Some(TIMED_OUT);
+    }
     let waited = name == "ppoll" && rest.ends_with("= 0 (Timeout)") && !rest.contains("tv_nsec=0}");
     (name != "madvise" && !waited && !name.contains(' ')).then_some(name)
+}
+
+/// What [`call`] names a wait for channels that has ended without anything.
+const TIMED_OUT: &str = "futex_waitv without anything";
+
+/// The calls without the waits for channels that have timed out, each with the two behind it that let signals
+/// through in the wait alone.
+fn without_timeouts(mut names: Vec<&str>) -> Vec<&str> {
+    while let Some(at) = names.iter().position(|&name| name == TIMED_OUT) {
+        let gone: Vec<&str> = names.drain(at..at + 3).collect();
+        assert_eq!(gone[1..], ["rt_sigprocmask"; 2]);
+    }
+    names
 }
 
 /// `14: 3 ppoll, 3 recvfrom, ...`, in the order in which they are first made.
@@ -263,13 +312,14 @@ fn say(text: &str) {
 
 #[test]
 fn system_calls_of_an_operation_are_those_of_the_table() {
-    let [one, four, deep] =
-        [(1, 1), (4, 1), (1, DEEPEST)].map(|(connections, depth)| counted(connections, depth));
+    let [one, four, deep] = [(1, 1), (4, 1), (1, DEEPEST)]
+        .map(|(connections, depth)| counted(connections, depth, false));
+    let channel = counted(1, 1, true);
     let find = |list: &[(&str, String)], name: &str| {
         let found = list.iter().find(|(known, _)| *known == name);
         found.map_or("–".to_owned(), |(_, calls)| calls.clone())
     };
-    let measured: Vec<[String; 4]> = one
+    let measured: Vec<[String; 5]> = one
         .iter()
         .map(|(name, calls)| {
             [
@@ -277,6 +327,7 @@ fn system_calls_of_an_operation_are_those_of_the_table() {
                 calls.clone(),
                 find(&four, name),
                 find(&deep, name),
+                find(&channel, name),
             ]
         })
         .collect();
@@ -298,7 +349,7 @@ fn system_calls_of_an_operation_are_those_of_the_table() {
 #[test]
 fn table_in_the_documentation_is_the_same() {
     let mut text = String::from(
-        "| work | one connection | four connections | 16 in flight, one connection |\n|---|---|---|---|\n",
+        "| work | one connection | four connections | 16 in flight, one connection | a channel |\n|---|---|---|---|---|\n",
     );
     for row in TABLE {
         text += &format!("| {} |\n", row.join(" | "));
@@ -324,6 +375,10 @@ fn line_of_the_trace_is_read() {
     );
     let look = "77    ppoll([{fd=8}], 1, {tv_sec=0, tv_nsec=0}, NULL, 0) = 0 (Timeout)";
     assert_eq!(call(look), Some("ppoll"));
+    let waited = "77    futex_waitv([{val=3}], 2, 0, {tv_sec=1}, CLOCK_REALTIME) = ";
+    assert_eq!(call(&format!("{waited}0")), Some("futex_waitv"));
+    let timed_out = format!("{waited}-1 ETIMEDOUT (Connection timed out)");
+    assert_eq!(call(&timed_out), Some(TIMED_OUT));
     assert_eq!(call("77    madvise(0x7f, 4096, MADV_DONTNEED) = 0"), None);
     assert_eq!(call("77    +++ exited with 0 +++"), None);
 }

@@ -538,10 +538,10 @@ fn io_fds_are_decimal_and_one_at_a_time() {
 
 // ---- every flag ----
 
-/// Flags of the gofer, each with the letter of its type (gofer.md 1.2).
+/// Flags of the gofer, each with the letter of its type (gofer.md 1.2); c and m: numbers up to 127 and 1000.
 const GOFER_FLAGS: &str = "b:apply-caps s:bundle F:io-fds b:panic-on-write b:setup-root i:spec-fd i:mounts-fd \
     i:sync-userns-fd i:profile-block-fd i:profile-cpu-fd i:profile-heap-fd i:profile-mutex-fd i:trace-fd \
-    b:host-uds-allowed";
+    b:host-uds-allowed c:channels m:channel-spin";
 
 /// Flags of the runtime (gofer.md 1.3, 1.4); w: one of some words.
 const GLOBAL_FLAGS: &str = "s:root s:log s:log-format b:debug s:debug-log s:debug-log-format b:log-packets \
@@ -591,6 +591,8 @@ fn good(kind: char, name: &str) -> Vec<&'static str> {
         ('b', _) => vec!["true", "0", "F"],
         ('i', _) => vec!["-1", "0", "0x7", "-9223372036854775808"],
         ('u', _) => vec!["0", "0x7", "4096"],
+        ('c', _) => vec!["0", "2", "0x7f"],
+        ('m', _) => vec!["0", "20", "1000"],
         ('t', _) => vec!["0", "1h2.5ms", "-1us", "100\u{b5}s"],
         other => panic!("{other:?}"),
     }
@@ -740,6 +742,8 @@ fn gofer_flags_all_refuse_values_of_other_types() {
         let values: &[&str] = match kind {
             'b' => &["", "maybe", "2"],
             'i' => &["", "x", "1.5", "9223372036854775808"],
+            'c' => &["", "x", "-1", "128", "18446744073709551616"],
+            'm' => &["", "x", "-1", "1001", "18446744073709551616"],
             _ => &["", "x", "0x3", "-1"],
         };
         for value in values {

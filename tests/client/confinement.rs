@@ -252,7 +252,7 @@ fn others(gofer: &Gofer) -> Vec<(RawFd, PathBuf)> {
 }
 
 /// Five are named: the clone of /proc/self/fd and four for logs. One tells of all sockets, and each attach
-/// point has one.
+/// point has one; channels have theirs.
 #[test]
 fn descriptors_are_stdio_the_sockets_the_named_and_the_roots() {
     let tree = Tree::new();
@@ -265,8 +265,15 @@ fn descriptors_are_stdio_the_sockets_the_named_and_the_roots() {
         .partition(|(number, _)| roots.contains(&file_of(gofer.proc(&format!("fd/{number}")))));
     // A root may be held once as such and once as the file of fids.
     assert!(held.len() <= 2 * roots.len(), "{held:?}");
-    assert!(named.len() <= 6, "{named:?}");
-    for (number, link) in named {
+    let memory = Path::new("/memfd:channels (deleted)");
+    let memories = named.iter().filter(|(_, link)| link == memory).count();
+    let is_socket = |link: &Path| link.to_string_lossy().starts_with("socket:");
+    let sockets = named.iter().filter(|(_, link)| is_socket(link)).count();
+    // Two channels for each of two connections.
+    assert_eq!((memories, sockets), (2, 2 * 2 * 2), "{named:?}");
+    assert!(named.len() <= 6 + memories + sockets, "{named:?}");
+    let others = |(_, link): &(RawFd, PathBuf)| link != memory && !is_socket(link);
+    for (number, link) in named.into_iter().filter(others) {
         let link = link.to_str().unwrap();
         // The log is stderr; what is not in use holds a place with a pipe or /dev/null.
         let words = [
@@ -341,7 +348,7 @@ fn descriptors_of_connections_may_have_any_number() {
             .iter()
             .filter(|(_, link)| link.to_string_lossy().starts_with("socket:"))
             .count();
-        assert_eq!(sockets, 1, "{rest:?}");
+        assert_eq!(sockets, 1 + 2 * 2, "{rest:?}"); // its own, and those of two channels
     }
 }
 

@@ -682,7 +682,9 @@ fn every_fault_in_the_list_names_a_test_that_exists() {
 fn every_test_that_the_documents_name_exists() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tests = BTreeSet::new();
-    tests_below(&package.join("tests"), &mut tests);
+    for place in ["tests", "src"] {
+        tests_below(&package.join(place), &mut tests);
+    }
     let mut sentences = BTreeSet::new();
     let (mut rows, mut wrong) = (0, Vec::new());
     for document in ["README.md", "SECURITY.md"] {

@@ -2,9 +2,12 @@
 //! Tchannel; protocol.md 3.11, 3.14 to 3.16.
 
 use crate::entries::names;
-use crate::harness::{ROOT, Session, Tree, meanwhile, serve, serve_read_only};
+use crate::harness::{
+    Launch, Mount, ROOT, Session, Tree, meanwhile, serve, serve_read_only, session_of, spec,
+    write_spec,
+};
 use crate::p9::{
-    O_RDONLY, QT_DIR, QT_FILE, QT_LINK, QT_SPECIAL, Rfullstat, SetAttr, VALID, refused,
+    MSIZE, O_RDONLY, QT_DIR, QT_FILE, QT_LINK, QT_SPECIAL, Rfullstat, SetAttr, VALID, refused,
 };
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
@@ -236,12 +239,53 @@ fn bind_is_eperm_behind_its_checks_and_makes_nothing() {
 
 /// Any errno keeps gVisor's client on the socket.
 #[test]
-fn channel_is_enosys_whatever_it_asks() {
+fn channel_is_enosys_below_version_8_and_to_linux_and_where_there_are_none() {
     let tree = Tree::new();
-    let mut s = serve(&tree);
-    let before = s.gofer.descriptor_count();
-    for (id, control) in [(0, 0), (0, 1), (0, 2), (3, 0), (u32::MAX, u32::MAX)] {
-        refused(s.channel(id, control), Errno::ENOSYS);
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    for (version, channels) in [
+        (&b"9P2000.L.Google.7"[..], "--channels=2"),
+        (b"9P2000.L", "--channels=2"),
+        (b"9P2000.L.Google.13", "--channels=0"),
+    ] {
+        let mut s = session_of(Launch::new(&tree.bundle(), 1).with(&[channels]));
+        s.version(MSIZE, version).unwrap();
+        let before = s.gofer.descriptor_count();
+        for (id, control) in [(0, 0), (0, 1), (0, 2), (3, 0), (u32::MAX, u32::MAX)] {
+            refused(s.channel(id, control), Errno::ENOSYS);
+        }
+        assert_eq!(s.gofer.descriptor_count(), before);
     }
-    assert_eq!(s.gofer.descriptor_count(), before);
+}
+
+/// Each connection's memory is one file, and each channel has a pair of sockets.
+#[test]
+fn channels_take_a_descriptor_for_each_connection_and_two_each() {
+    let tree = Tree::new();
+    tree.dir("m");
+    let mounts = [Mount::bind("/m", &[])];
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &mounts));
+    let count = |channels: &str| {
+        let launch = Launch::new(&tree.bundle(), 2).with(&["--channels", channels]);
+        let mut gofer = launch.start();
+        let _served = gofer.connect(0);
+        gofer.descriptor_count()
+    };
+    let none = count("0");
+    assert_eq!(count("1"), none + 2 * (1 + 2));
+    assert_eq!(count("5"), none + 2 * (1 + 10));
+    // 127 in all, of which the second connection gets what is left.
+    assert_eq!(count("100"), none + 2 + 2 * 127);
+}
+
+/// A limit that leaves few descriptors to files leaves fewer to channels.
+#[test]
+fn channels_are_fewer_where_descriptors_are_few() {
+    let tree = Tree::new();
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let launch = Launch::new(&tree.bundle(), 1).with(&["--channels=127"]);
+    let mut s = session_of(launch.nofile(256, 256));
+    s.version(MSIZE, b"9P2000.L.Google.13").unwrap();
+    let served = (0..127).take_while(|&id| s.channel(id, 0).is_ok()).count();
+    assert!((10..30).contains(&served), "{served}");
+    assert!(s.gofer.descriptor_count() < 80);
 }

@@ -4,8 +4,11 @@
 
 #![allow(non_upper_case_globals)] // in patterns
 
+use crate::channel::{Channel, OVER, VERSION};
 use crate::harness::{Namespace, ROOT, expect_descriptors};
-use crate::p9::{Client, Data, MSIZE, NOID, O_RDWR, refused, t};
+use crate::p9::{
+    Client, Data, Fault, MSIZE, NOID, O_RDWR, PATIENCE, RLERROR, Rgetattr, Rread, refused, t,
+};
 use crate::say;
 use crate::table::{describe, matching};
 use crate::tracer::{Done, How, Plan, Tracer};
@@ -19,6 +22,8 @@ use linux_raw_sys::general::*;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 const ERRNOS: [Errno; 7] = [
     Errno::ENOSPC,
@@ -31,7 +36,13 @@ const ERRNOS: [Errno; 7] = [
 ];
 
 /// Rows that no fault can be put into, by their call, and why.
-const NEVER: &[(u32, &str)] = &[(__NR_exit_group, "it does not return")];
+const NEVER: &[(u32, &str)] = &[
+    (__NR_exit_group, "it does not return"),
+    (
+        __NR_rt_sigreturn,
+        "it returns to what was interrupted, with its registers",
+    ),
+];
 
 /// Calls of the loop and the logs, which every request makes: they have tests of their own.
 const LOOP: &[u32] = &[
@@ -41,6 +52,10 @@ const LOOP: &[u32] = &[
     __NR_madvise,
     __NR_write,
     __NR_clock_gettime,
+    __NR_futex,
+    __NR_futex_waitv,
+    __NR_rt_sigprocmask,
+    __NR_sched_yield,
 ];
 
 /// Failures that are none of the request's, by its name and the call, the last one of that kind in it; and why.
@@ -239,6 +254,60 @@ impl Trial {
         }
     }
 
+    fn look_for_replies(&mut self, most: Duration) {
+        let channel = self.world.channel.as_mut();
+        channel.expect("a channel").spin = most;
+    }
+
+    /// A yield before the next request fails: nothing comes of it.
+    fn fail_yield(&mut self, errno: Errno) {
+        self.tracer
+            .begin(once(__NR_sched_yield, How::Overwrite(errno)), None);
+        let begun = Instant::now();
+        // Until the gaps are known to be short.
+        while self.tracer.hit().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "no yield");
+            let channel = self.world.channel.as_ref().expect("a channel");
+            let _attr: Rgetattr = channel.get(&t::getattr(1, ROOT, 0)).expect("a reply");
+        }
+        self.note(&self.tracer.hit().expect("a hit"), errno);
+        self.expect_peace(0);
+    }
+
+    /// A socket is not to be made to signal: the channel ends, since its wait would not hear them.
+    fn fail_signals(&mut self, how: How, errno: Errno) {
+        let mut plain = Trial::new(PLAIN, self.mode);
+        plain.world.victim.version(MSIZE, VERSION).unwrap();
+        plain.tracer.begin(once(__NR_fcntl, how), None);
+        let channel = Channel::ask(&mut plain.world.victim, 0).unwrap_err();
+        assert!(matches!(channel, Fault::Errno(Errno::ENOSYS)), "{channel}"); // at the second half
+        plain.tracer.wait_hit();
+        self.note(&plain.tracer.hit().expect("a hit"), errno);
+        for client in [&mut plain.world.victim, &mut plain.world.witness] {
+            client.getattr(ROOT, 0).expect("the socket is served");
+        }
+    }
+
+    /// The memory of a channel that has ended is not to be given back: nothing comes of it.
+    fn fail_discard(&mut self, how: How, errno: Errno) {
+        loop {
+            let ended = Trial::new(self.start, self.mode);
+            let (mut world, tracer) = (ended.world, ended.tracer);
+            tracer.begin(once(__NR_madvise, how), None);
+            let (_theirs, ours) = UnixStream::pair().unwrap();
+            drop(std::mem::replace(&mut world.victim, Client::new(ours)));
+            tracer.wait_hit();
+            world.witness.getattr(ROOT, 0).expect("the other one");
+            let hit = tracer.hit().expect("a hit");
+            // Else it was quiet meanwhile.
+            if hit.call.args[2] == u64::from(MADV_REMOVE) {
+                let channel = world.channel.expect("a channel");
+                assert_eq!(channel.window.state().load(Ordering::Relaxed), OVER);
+                return self.note(&hit, errno);
+            }
+        }
+    }
+
     /// A call of the loop fails: after EINTR, and EAGAIN from a socket, nothing has happened; else the
     /// connection ends, or all.
     fn break_loop(&mut self, case: &Case, number: u32, nth: usize) {
@@ -272,6 +341,31 @@ impl Trial {
             self.renew();
         }
     }
+}
+
+/// Failures of what channels need beside a request's own calls.
+fn break_channels() -> Told {
+    let start = Start {
+        channel: true,
+        ..PLAIN
+    };
+    let mut trial = Trial::new(start, Modes::BY_PROC_FD.and(Modes::CHANNELS));
+    let both: [fn(Errno) -> How; 2] = [How::Refuse, How::Overwrite];
+    // Nobody wakes the client: it looks.
+    trial.look_for_replies(PATIENCE);
+    let getattr = named("Tgetattr");
+    for number in [__NR_futex, __NR_futex_waitv, __NR_rt_sigprocmask] {
+        trial.pester(&getattr, number, both);
+    }
+    trial.look_for_replies(Duration::ZERO);
+    for errno in ERRNOS {
+        trial.fail_yield(errno);
+        for how in both {
+            trial.fail_signals(how(errno), errno);
+            trial.fail_discard(how(errno), errno);
+        }
+    }
+    (trial.faulted, Vec::new(), trial.count)
 }
 
 fn named(name: &str) -> Case {
@@ -343,6 +437,16 @@ fn every_call_that_fails_is_told_on_its_own_tag_and_leaves_nothing_behind() {
                 torment_all(served, mode, &cases(&[Where::Special]))
             }),
             scope.spawn(break_loops),
+            scope.spawn(|| {
+                let start = Start {
+                    channel: true,
+                    ..PLAIN
+                };
+                let mut google = cases(&[Where::Any, Where::Users]);
+                google.retain(|case| !case.linux);
+                torment_all(start, Modes::BY_PROC_FD.and(Modes::CHANNELS), &google)
+            }),
+            scope.spawn(break_channels),
         ];
         all.into_iter().map(|run| run.join().unwrap()).collect()
     });
@@ -541,6 +645,29 @@ fn descriptor_that_cannot_be_sent_is_left_out() {
         content()[..7]
     );
     trial.expect_peace(0);
+}
+
+/// Nor through a channel.
+#[test]
+fn descriptor_that_cannot_be_sent_beside_a_channel_is_left_out() {
+    let start = Start {
+        channel: true,
+        ..PLAIN
+    };
+    let mut trial = Trial::new(start, Modes::BY_PROC_FD.and(Modes::CHANNELS));
+    let case = named("Tlopen for both");
+    for errno in [Errno::ETOOMANYREFS, Errno::EAGAIN, Errno::EPIPE] {
+        trial.world.prepare(&case);
+        let plan = once(__NR_sendmsg, How::Refuse(errno));
+        trial.tracer.begin(plan, None);
+        let channel = trial.world.channel.as_ref().expect("a channel");
+        let opened = channel.exchange(&case.request).unwrap();
+        assert!(opened.kind != RLERROR && opened.fd.is_none(), "{opened:?}");
+        trial.tracer.wait_hit();
+        let read: Rread = channel.get(&t::read(1, 3, 0, 7)).unwrap();
+        assert_eq!(read.data.0, content()[..7]);
+        trial.expect_peace(0);
+    }
 }
 
 /// The attach point's own attributes fail at Tattach: it is EIO, as everything that goes wrong there.

@@ -1,8 +1,9 @@
 //! Signals that come while it serves.
 
+use crate::channel::{Channel, VERSION};
 use crate::harness::{Launch, spec, write_spec};
 use crate::harness::{ROOT, Tree, meanwhile, serve, session_of};
-use crate::p9::{Data, NOID, O_RDONLY, O_RDWR};
+use crate::p9::{Data, Empty, MSIZE, NOID, O_RDONLY, O_RDWR, Rgetattr, SetAttr, t};
 use crate::say;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -41,18 +42,24 @@ fn send(pid: u32, number: i32) {
 }
 
 #[test]
-fn each_signal_has_its_default_action_but_two_that_are_ignored() {
+fn each_signal_has_its_default_action_but_two_that_are_ignored_and_one_that_channels_take() {
     let tree = Tree::new();
     tree.file("a", b"text");
     write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
     // 32 and 33 are the C library's: it lets no kill(1) have them.
-    for number in (1..32).chain(34..=64) {
+    let all = (1..32).chain(34..=64);
+    let sigio = Signal::SIGIO as i32;
+    for (number, channels) in all.map(|number| (number, "2")).chain([(sigio, "0")]) {
         // What ignores signals may start us, and would be inherited.
-        let launch = Launch::new(&tree.bundle(), 1).by("/usr/bin/env", &["--default-signal"]);
-        let mut s = session_of(launch);
+        let launch = Launch::new(&tree.bundle(), 1).with(&["--channels", channels]);
+        let mut s = session_of(launch.by("/usr/bin/env", &["--default-signal"]));
         s.open(ROOT, 2, "a", O_RDWR).unwrap();
         send(s.gofer.pid(), number);
-        match does(number) {
+        let does = match channels {
+            "2" if number == sigio => Does::Nothing, // it counts
+            _ => does(number),
+        };
+        match does {
             Does::End => {
                 s.expect_closed();
                 let exit = s.finish();
@@ -65,6 +72,42 @@ fn each_signal_has_its_default_action_but_two_that_are_ignored() {
         assert_eq!(s.read_all(2).unwrap(), b"text", "signal {number}");
         s.write(2, 0, Data(b"text")).unwrap();
     }
+}
+
+/// Requests through a channel while what its wait is woken by comes as fast as it can be.
+#[test]
+fn storm_of_signals_changes_no_answer_through_a_channel() {
+    let tree = Tree::new();
+    let mut s = serve(&tree);
+    s.version(MSIZE, VERSION).unwrap();
+    let channel = Channel::open(&mut s, 0).unwrap();
+    let pid = Pid::from_raw(s.gofer.pid().cast_signed());
+    let storm = || {
+        for signal in [
+            Signal::SIGIO,
+            Signal::SIGSTOP,
+            Signal::SIGIO,
+            Signal::SIGCONT,
+        ] {
+            kill(pid, signal).expect("kill");
+        }
+    };
+    meanwhile(storm, || {
+        for round in 0..1000 {
+            let mode = 0o700 | round % 8;
+            let changed = SetAttr {
+                mode,
+                ..SetAttr::default()
+            };
+            channel
+                .get::<Empty>(&t::setattr(1, ROOT, 1, &changed))
+                .unwrap();
+            assert_eq!(s.getattr(ROOT, 1).unwrap().attr.mode & 0o777, mode);
+            let seen: Rgetattr = channel.get(&t::getattr(1, ROOT, 1)).unwrap();
+            assert_eq!(seen.attr.mode & 0o777, mode);
+        }
+    });
+    kill(pid, Signal::SIGCONT).unwrap();
 }
 
 /// Stopped and continued, and interrupted by what it ignores, as fast as it can be.

@@ -222,6 +222,9 @@ fn at_call(pid: Pid, state: &mut State, changed: &mut Option<Changed>) -> nix::R
         PTRACE_SYSCALL_INFO_EXIT => false,
         _ => return Ok(()),
     };
+    if !is_entry && call.number == u32::MAX {
+        return Ok(()); // back from a handler: the registers are those of what it interrupted
+    }
     if let Plan::Kill { stop } = state.plan
         && stop == state.stops
     {
@@ -232,6 +235,7 @@ fn at_call(pid: Pid, state: &mut State, changed: &mut Option<Changed>) -> nix::R
         state.is_idle = match call.number {
             __NR_ppoll => waits(pid, call.args[2])?,
             __NR_recvfrom => call.args[3] == 0, // no MSG_DONTWAIT
+            __NR_futex_waitv => true,
             _ => false,
         };
         let mut how = None;
@@ -340,6 +344,7 @@ fn change(pid: Pid, was: user_regs_struct, (how, is_planned): (How, bool)) -> ni
             __NR_fsync | __NR_fallocate | __NR_ftruncate | __NR_lseek | __NR_fcntl
             | __NR_fchmod => now.rdi = NOT_OPEN,
             __NR_ppoll => now.rsi = u64::MAX >> 32,
+            __NR_futex | __NR_futex_waitv => now.rdi = NOWHERE,
             __NR_write => now.rsi = NOWHERE,
             __NR_madvise => now.rsi = 0,
             _ => now.rsi = NOWHERE,

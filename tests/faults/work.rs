@@ -1,6 +1,7 @@
 //! Requests that do all that there is to do, each with the fids that it needs, on a tree that is made anew
 //! for each; and that tree as the host sees it.
 
+use crate::channel::{Channel, VERSION};
 use crate::harness::{Gofer, Launch, Mount, Namespace, ROOT, Tree, spec, write_spec};
 use crate::p9::{
     Client, Data, Fault, Frame, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR,
@@ -576,6 +577,8 @@ pub(crate) struct World {
     pub(crate) gofer: Gofer,
     pub(crate) victim: Client,
     pub(crate) witness: Client,
+    /// The victim's, where its requests go through one.
+    pub(crate) channel: Option<Channel>,
     linux: bool,
     _listeners: Vec<Box<dyn std::any::Any>>,
 }
@@ -586,6 +589,8 @@ pub(crate) struct Start {
     pub(crate) namespace: Option<Namespace>,
     pub(crate) special: bool,
     pub(crate) debug: bool,
+    /// Requests go through a channel.
+    pub(crate) channel: bool,
 }
 
 /// With nothing special.
@@ -593,6 +598,7 @@ pub(crate) const PLAIN: Start = Start {
     namespace: None,
     special: false,
     debug: false,
+    channel: false,
 };
 
 impl World {
@@ -602,6 +608,10 @@ impl World {
         let mut world = World::begun(start);
         for client in [&mut world.victim, &mut world.witness] {
             client.hello(ROOT).expect("attach");
+        }
+        if start.channel {
+            world.victim.version(MSIZE, VERSION).expect("Tversion");
+            world.channel = Some(Channel::open(&mut world.victim, 0).expect("a channel"));
         }
         world
     }
@@ -623,6 +633,9 @@ impl World {
             globals.extend(["--host-uds=open", "--host-fifo=open"]);
         }
         let mut launch = Launch::new(&tree.bundle(), 2).through("gofer", &globals);
+        if start.channel {
+            launch = launch.with(&["--channel-spin=1000"]); // under a tracer gaps are longer
+        }
         if let Some(namespace) = start.namespace {
             launch = launch.namespace(namespace);
         }
@@ -633,6 +646,7 @@ impl World {
             gofer,
             victim,
             witness,
+            channel: None,
             linux: false,
             _listeners: Vec::new(),
         }
@@ -678,6 +692,13 @@ impl World {
 
     /// Sends a case's request; what comes of it.
     pub(crate) fn send(&mut self, case: &Case) -> Outcome {
+        if let Some(channel) = &self.channel {
+            return match channel.exchange(&case.request) {
+                Ok(reply) => Outcome::of(case, reply),
+                Err(Fault::Closed) => Outcome::Lost,
+                Err(fault) => Outcome::Other(fault.to_string()),
+            };
+        }
         if self.victim.send(&case.request).is_err() {
             return Outcome::Lost;
         }

@@ -49,13 +49,15 @@ startup! {
     __NR_setsockopt "setsockopt" "SO_RCVTIMEO: how long a receive waits";
     __NR_epoll_create1 "epoll_create1" "one descriptor that tells of all sockets";
     __NR_epoll_ctl "epoll_ctl" "the sockets put into it";
-    __NR_getpid "getpid" "the log's lines";
+    __NR_memfd_create "memfd_create" "the windows of channels";
+    __NR_socketpair "socketpair" "what the descriptors of channels go over";
+    __NR_getpid "getpid" "the log's lines, and who gets the sockets' signals";
     __NR_getuid "getuid" "the log's banner";
     __NR_getgid "getgid" "the log's banner";
     __NR_getrandom "getrandom" "keys of the hash tables";
     __NR_prlimit64 "prlimit64" "descriptors up, core files off";
     __NR_prctl "prctl" "not dumpable, bounding and ambient set, no_new_privs";
-    __NR_rt_sigaction "rt_sigaction" "SIGPIPE ignored";
+    __NR_rt_sigaction "rt_sigaction" "SIGPIPE and SIGXFSZ ignored, SIGIO counted";
     __NR_capget "capget" "capabilities";
     __NR_capset "capset" "capabilities";
     __NR_umask "umask" "0";

@@ -26,7 +26,12 @@ const ARGUMENTS: &[(&str, u8, &str)] = &[
     ("fchownat", 0, "dirfd"),
     ("fchownat", 4, "flags"),
     ("fcntl", 1, "cmd"),
+    ("fcntl", 2, "flags"),
     ("fsetxattr", 4, "flags"),
+    ("futex", 1, "futex_op"),
+    ("futex_waitv", 1, "nr_futexes"),
+    ("futex_waitv", 2, "flags"),
+    ("futex_waitv", 4, "clockid"),
     ("linkat", 0, "olddirfd"),
     ("linkat", 2, "newdirfd"),
     ("linkat", 4, "flags"),
@@ -46,6 +51,8 @@ const ARGUMENTS: &[(&str, u8, &str)] = &[
     ("recvfrom", 5, "addrlen"),
     ("renameat", 0, "olddirfd"),
     ("renameat", 2, "newdirfd"),
+    ("rt_sigprocmask", 0, "how"),
+    ("rt_sigprocmask", 3, "sigsetsize"),
     ("sendmsg", 2, "flags"),
     ("socket", 0, "domain"),
     ("socket", 1, "type"),
@@ -81,6 +88,7 @@ fn bits(call: &str) -> Vec<(u32, String)> {
                 (3, "an access mode".to_owned()),
             ])
             .collect(),
+        "fcntl" => named(&[(2, "O_RDWR"), (0x2000, "O_ASYNC")]),
         "recvfrom" | "sendmsg" => named(&[(0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL")]),
         "socket" => named(&[(0o4000, "SOCK_NONBLOCK"), (0o200_0000, "SOCK_CLOEXEC")]),
         "fchownat" | "linkat" | "newfstatat" | "unlinkat" | "utimensat" => named(&[
@@ -145,6 +153,7 @@ fn when(modes: Modes) -> &'static str {
         Modes::BY_PROC_FD => "with the clone of `/proc/self/fd`",
         Modes::BY_PARENT => "without that clone",
         Modes::HOST_UDS => "with `--host-uds`",
+        Modes::CHANNELS => "with channels",
         other => panic!("no words for {other:?}"),
     }
 }
@@ -168,13 +177,29 @@ fn listing() -> String {
         );
         ours.insert(*call);
     }
+    let without = [
+        Modes::BY_PROC_FD,
+        Modes::BY_PARENT,
+        Modes::BY_PROC_FD.and(Modes::HOST_UDS),
+    ];
+    let with = without.map(|modes| modes.and(Modes::CHANNELS));
+    let counts = [without, with]
+        .as_flattened()
+        .iter()
+        .copied()
+        .map(count_calls)
+        .collect::<Vec<_>>();
     let gone: Vec<&str> = original.difference(&ours).copied().collect();
     let _ = writeln!(
         text,
-        "\nDifferent calls: {} with the clone, {} without it, {} with `--host-uds`. Of the original's {}, {} are not here:\n{}.",
-        count_calls(Modes::BY_PROC_FD),
-        count_calls(Modes::BY_PARENT),
-        count_calls(Modes::BY_PROC_FD.and(Modes::HOST_UDS)),
+        "\nDifferent calls: {} with the clone, {} without it, {} with `--host-uds`; {}, {} and {} with channels. \
+            Of the original's {}, {} are not here:\n{}.",
+        counts[0],
+        counts[1],
+        counts[2],
+        counts[3],
+        counts[4],
+        counts[5],
         original.len(),
         gone.len(),
         gone.join(", "),
@@ -195,7 +220,8 @@ fn readme_lists_the_calls_as_the_table_has_them() {
         "README.md must have between its marks:\n{wanted}"
     );
     let counts = format!(
-        "| system calls left after start | {} | 52 |",
+        "| system calls left after start | {}; {} with `--channels 0` | 52 |",
+        count_calls(Modes::BY_PROC_FD.and(Modes::CHANNELS)),
         count_calls(Modes::BY_PROC_FD)
     );
     assert!(readme.contains(&counts), "README.md must have: {counts}");

@@ -12,6 +12,8 @@
     clippy::cast_possible_wrap
 )]
 
+#[path = "../client/channel.rs"]
+mod channel;
 #[path = "../client/harness.rs"]
 mod harness;
 #[path = "../client/p9.rs"]

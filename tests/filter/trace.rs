@@ -1,11 +1,13 @@
 //! What the binary calls while it serves: a session with every message, under strace(1), in every mode.
 //! Each call behind the filter is in the table with its very arguments, and each row is seen.
 
+use crate::channel::{Channel, VERSION};
 use crate::harness::{
     Launch, Namespace, ROOT, Session, TempDir, Tree, binary, session_of, spec, write_spec,
 };
 use crate::p9::{
-    Data, Frame, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RLERROR, SetAttr, t,
+    Data, Frame, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, PATIENCE, RLERROR,
+    Rgetattr, SetAttr, t,
 };
 use crate::say;
 use crate::table::{Call, MODES, describe, matching};
@@ -21,17 +23,16 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-/// The mode in which sockets are connected to.
-const HOST_UDS: &str = "BY_PROC_FD with HOST_UDS";
-
-/// How the program is started so that it serves in a mode. A new mode needs its ways here.
-fn ways(mode: &str) -> &'static [Option<Namespace>] {
-    match mode {
-        "BY_PROC_FD" | HOST_UDS => &[None, Some(Namespace::UserAndMount)],
+/// How the program is started so that it serves in a mode. What else a mode has is a matter of flags: see [`traced`].
+fn ways(mode: Modes) -> &'static [Option<Namespace>] {
+    if mode.meets(Modes::BY_PROC_FD) {
+        &[None, Some(Namespace::UserAndMount)]
+    } else {
         // No privilege over the mounts: no clone of /proc/self/fd.
-        "BY_PARENT" => &[Some(Namespace::User)],
-        _ => &[],
+        &[Some(Namespace::User)]
     }
 }
 
@@ -89,8 +90,8 @@ impl Driver {
     }
 }
 
-/// Every message, so that every row of the table has a reason to be used. The tree is `filled`'s.
-fn drive(session: Session, tree: &Tree, connects: bool) {
+/// Every message, so that every row of the table that holds in `mode` has a reason to be used. The tree is `filled`'s.
+fn drive(session: Session, tree: &Tree, mode: Modes, trace: &Path) {
     let sent = BTreeSet::from([100, 104]); // the harness has sent Tversion and Tattach
     let d = &mut Driver { session, sent };
 
@@ -221,7 +222,7 @@ fn drive(session: Session, tree: &Tree, connects: bool) {
     // the host's socket and FIFO, where they are served
     d.answered(t::walk(1, ROOT, 2, &[b"socket"]));
     d.answered(t::walk(1, ROOT, 3, &[b"fifo"]));
-    if connects {
+    if mode.meets(Modes::HOST_UDS) {
         for kind in [0, 1, 2] {
             d.answered(t::lconnect(1, 2, kind));
         }
@@ -232,7 +233,10 @@ fn drive(session: Session, tree: &Tree, connects: bool) {
 
     // refused, whatever the tree
     d.answered(t::bind(1, ROOT, 1, b"socket", NOID, NOID, 9));
-    d.answered(t::channel(1, 0, 0));
+    d.answered(t::channel(1, 0, 0)); // the version has none
+    if mode.meets(Modes::CHANNELS) {
+        drive_channel(d, trace);
+    }
 
     // Linux's own; a device wants a capability that is gone
     d.done(t::version(1, MSIZE, b"9P2000.L"));
@@ -258,6 +262,32 @@ fn drive(session: Session, tree: &Tree, connects: bool) {
     assert_eq!(exit.code, Some(0), "{exit:?}");
 }
 
+/// Requests through a channel, and through the socket beside it.
+fn drive_channel(d: &mut Driver, trace: &Path) {
+    d.done(t::version(1, MSIZE, VERSION));
+    let channel = Channel::open(&mut d.session, 0).expect("a channel");
+    d.walk(2, &[b"t"]);
+    let opened = channel
+        .exchange(&t::lopen(1, 2, O_RDONLY))
+        .expect("a reply");
+    assert!(opened.kind != RLERROR && opened.fd.is_some(), "{opened:?}");
+    d.clunk(&[2]);
+    let has = |words: &str| fs::read_to_string(trace).is_ok_and(|text| text.contains(words));
+    // Until the gaps are known to be short, so that the next request is looked for.
+    let begun = Instant::now();
+    while !has("sched_yield(") && begun.elapsed() < PATIENCE {
+        for _ in 0..100 {
+            let asked = channel.get::<Rgetattr>(&t::getattr(1, ROOT, 0));
+            asked.expect("a reply");
+        }
+    }
+    // Until it sleeps where the socket rings.
+    while !has("rt_sigreturn(") && begun.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(1));
+        d.done(t::getattr(1, ROOT, 0));
+    }
+}
+
 fn filled() -> Tree {
     let tree = Tree::new();
     tree.file("a", b"some text");
@@ -273,8 +303,8 @@ fn filled() -> Tree {
 
 // ---- the trace ------------------------------------------------------------------------------
 
-/// A session under strace; the calls behind the filter.
-fn traced(way: Option<Namespace>, connects: bool) -> Vec<(String, Call)> {
+/// A session under strace, in `mode`; the calls behind the filter.
+fn traced(way: Option<Namespace>, mode: Modes) -> Vec<(String, Call)> {
     let strace = Path::new("strace");
     if let Err(error) = Command::new(strace).arg("--version").output() {
         panic!("strace: {error}: install the Debian package strace");
@@ -289,14 +319,19 @@ fn traced(way: Option<Namespace>, connects: bool) -> Vec<(String, Call)> {
     words.extend([file.clone().into(), binary().into(), "--bundle".into()]);
     words.extend([tree.bundle().into(), "--io-fds".into(), "3".into()]);
     let _listener = UnixListener::bind(tree.path("socket")).expect("a socket of the host");
-    if connects {
+    // Gaps between requests are longer under strace.
+    words.extend(match mode.meets(Modes::CHANNELS) {
+        true => ["--channels=2", "--channel-spin=1000"].map(OsString::from),
+        false => ["--channels=0", "--channel-spin=0"].map(OsString::from),
+    });
+    if mode.meets(Modes::HOST_UDS) {
         words.extend(["--host-uds=open".into(), "--host-fifo=open".into()]);
     }
     let mut launch = Launch::raw(&words).binary(strace);
     if let Some(namespace) = way {
         launch = launch.namespace(namespace);
     }
-    drive(session_of(launch), &tree, connects);
+    drive(session_of(launch), &tree, mode, &file);
 
     let text = fs::read_to_string(&file).expect("read the trace");
     let calls = behind_filter(&text).unwrap_or_else(|fault| panic!("{fault}: {text}"));
@@ -304,6 +339,11 @@ fn traced(way: Option<Namespace>, connects: bool) -> Vec<(String, Call)> {
     assert_eq!(last, "exit_group");
     calls
 }
+
+/// What is said of a start that came to nothing.
+const NO_FILTER: &str = "no filter installed";
+
+const ENDS: [&str; 2] = ["+++ exited with ", "+++ killed by SIGKILL"];
 
 /// The calls behind the filter of a program's trace.
 fn behind_filter(trace: &str) -> Result<Vec<(String, Call)>, String> {
@@ -314,14 +354,14 @@ fn behind_filter(trace: &str) -> Result<Vec<(String, Call)>, String> {
     };
     let mut lines = trace.lines();
     if !lines.any(installs) {
-        return Err("no filter installed".to_owned());
+        return Err(NO_FILTER.to_owned());
     }
     let mut calls = Vec::new();
     for line in lines {
         match parse(line) {
             Some(parsed) => calls.push(parsed),
-            None if line.contains("+++ exited with ") || line.contains("+++ killed by SIGKILL") => {
-            }
+            None if ENDS.iter().any(|end| line.contains(end)) => {}
+            None if line.contains("--- SIGIO {") => {} // what a socket has, where there are channels
             None => return Err(format!("not a call: {line}")),
         }
     }
@@ -345,11 +385,10 @@ fn parse(line: &str) -> Option<(String, Call)> {
 }
 
 fn check(name: &str, mode: Modes) {
-    assert!(!ways(name).is_empty(), "no way to start in mode {name}");
     let mut seen = BTreeSet::new();
     let mut count = 0;
-    for way in ways(name) {
-        for (call_name, call) in traced(*way, name == HOST_UDS) {
+    for way in ways(mode) {
+        for (call_name, call) in traced(*way, mode) {
             let rows: Vec<usize> = matching(mode, &call).collect();
             assert!(
                 !rows.is_empty(),
@@ -390,10 +429,8 @@ fn trace_of_every_message_stays_in_the_table_and_uses_every_row() {
 #[ignore = "needs the traces of ./build.sh traced"]
 fn traces_of_real_clients_stay_in_the_table() {
     let top = std::env::var_os("GOFER_TRACES").expect("GOFER_TRACES, the folder with the traces");
-    let all_modes = Modes::BY_PROC_FD
-        .and(Modes::BY_PARENT)
-        .and(Modes::HOST_UDS)
-        .and(Modes::CHANNELS);
+    let reopening = Modes::BY_PROC_FD.and(Modes::BY_PARENT);
+    let all_modes = reopening.and(Modes::HOST_UDS).and(Modes::CHANNELS);
     let entries = |dir: &Path| {
         let list = fs::read_dir(dir).expect("list the traces");
         list.map(|entry| entry.expect("an entry").path())
@@ -406,8 +443,10 @@ fn traces_of_real_clients_stay_in_the_table() {
         let (mut starts, mut count) = (0, 0);
         for file in entries(&client) {
             let text = fs::read_to_string(&file).expect("read a trace");
-            let Ok(calls) = behind_filter(&text) else {
-                continue; // a start that was to fail
+            let calls = match behind_filter(&text) {
+                Ok(calls) => calls,
+                Err(fault) if fault == NO_FILTER => continue, // a start that was to fail
+                Err(fault) => panic!("{}: {fault}", file.display()),
             };
             starts += 1;
             for (name, call) in calls {

@@ -65,7 +65,11 @@ fn said(message: &str, field: &str, value: u64, linux: bool) -> Option<Result<()
     let fid = matches!(field, "fid" | "dfid" | "olddirfid" | "newdirfid");
     let refuse = |when: bool, errno| when.then_some(Err(errno));
     match (message, field) {
-        ("auth" | "channel", _) => Some(Err(ENOSYS)),
+        ("auth", _) => Some(Err(ENOSYS)),
+        ("channel", _) if linux => Some(Err(ENOSYS)),
+        // Two are offered, with two halves each.
+        ("channel", "id") => Some(if value < 2 { Ok(()) } else { Err(ENOSYS) }),
+        ("channel", _) => Some(if value < 2 { Ok(()) } else { Err(EINVAL) }),
         ("lock" | "getlock", _) if !linux => Some(Err(EIO)),
         ("attach", "afid") => refuse(value != u64::from(u32::MAX), EINVAL),
         ("attach", _) => Some(if linux { Ok(()) } else { Err(EIO) }),
@@ -299,7 +303,7 @@ fn every_two_numbers_of_a_message_at_their_corners_are_answered() {
 fn every_length_and_count_that_is_not_that_of_its_bytes_is_answered() {
     on_both_kinds("every length against its bytes", |field, request| {
         let wanted = match request.message {
-            "auth" | "channel" => ENOSYS,
+            "auth" => ENOSYS,
             _ => EIO,
         };
         for (name, value) in &request.fields {

@@ -137,7 +137,8 @@ fn expected(message: &str, slot: &str, s: &State, asker: Asker) -> Result<(), Er
 
     match (message, slot) {
         ("version" | "flush", _) => Ok(()),
-        ("auth" | "channel", _) => Err(ENOSYS),
+        ("auth", _) => Err(ENOSYS),
+        ("channel", _) => refuse(linux, ENOSYS),
         ("lock" | "getlock", _) if !linux => Err(EIO),
         ("attach", "afid") => Err(EINVAL),
         ("attach", _) => refuse(!linux, EIO),
@@ -551,6 +552,7 @@ fn every_message_before_tversion_and_before_tattach_is_answered() {
                             .unwrap_or_else(|fault| panic!("{told}: {fault}"));
                         let wanted = match request.message {
                             "flush" => Ok(()),
+                            "channel" => Err(ENOSYS), // no version that has any
                             _ if slot == "newfid" || slot == "afid" => continue,
                             message => expected(message, slot, &unknown, asker),
                         };

@@ -6,8 +6,8 @@
 //! 64-bit arguments are compared whole.
 
 use linux_raw_sys::general::{
-    CLOCK_REALTIME, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, FASYNC, FUTEX_WAKE, MADV_DONTNEED,
-    MADV_REMOVE, O_RDWR, SIG_UNBLOCK,
+    CLOCK_MONOTONIC, CLOCK_REALTIME, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, FASYNC, FUTEX_WAKE,
+    MADV_DONTNEED, O_RDWR, SIG_UNBLOCK,
 };
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags};
 
-use crate::limits::{CHANNELS, LOG_FDS, PROC_FD, XATTR_FLAGS_END};
+use crate::limits::{CHANNELS, FIRST_FREE_FD, LOG_FDS, PROC_FD, XATTR_FLAGS_END};
 use crate::packed::cut;
 use crate::sys::arena::List;
 use crate::sys::raw::{SEND_FLAGS, seccomp_has_action, seccomp_install};
@@ -63,6 +63,8 @@ pub enum Want {
     Masked(u32, u32),
     /// Low half below the bound, without sign.
     Below(u32),
+    /// Low half not below the bound, without sign.
+    From(u32),
 }
 
 /// Arguments of one call that a row constrains, at the most.
@@ -110,7 +112,7 @@ macro_rules! table {
     };
 }
 
-use Want::{Below, Is, Masked, Zero};
+use Want::{Below, From, Is, Masked, Zero};
 
 /// A real descriptor, not AT_FDCWD nor another negative number.
 const DESCRIPTOR: Want = Below(1 << 31);
@@ -165,7 +167,7 @@ table! {
     ALWAYS __NR_ppoll "ppoll" [(3, Zero)] "the loop's wait; no signal mask";
     CHANNELS __NR_futex "futex" [(1, Is(FUTEX_WAKE))] "channels: the client is told; FUTEX_WAKE";
     CHANNELS __NR_rt_sigprocmask "rt_sigprocmask" [(0, Masked(!SIG_UNBLOCK, 0)), (3, Is(8))] "channels: SIGIO is let through in the wait alone";
-    CHANNELS __NR_futex_waitv "futex_waitv" [(1, Below(CHANNELS_END)), (2, Is(0)), (4, Is(CLOCK_REALTIME))] "channels: the loop's wait, also for sockets, which signal";
+    CHANNELS __NR_futex_waitv "futex_waitv" [(1, Below(CHANNELS_END)), (2, Is(0)), (4, Is(CLOCK_MONOTONIC))] "channels: the loop's wait, also for sockets, which signal";
     CHANNELS __NR_sched_yield "sched_yield" [] "channels: a client on the same processor gets on";
     CHANNELS __NR_rt_sigreturn "rt_sigreturn" [] "channels: back from the handler, which counts";
     ALWAYS __NR_newfstatat "newfstatat" [(0, DESCRIPTOR), (3, Is(NOFOLLOW_EMPTY))] "attributes; the kind of what was opened; names compared";
@@ -195,7 +197,7 @@ table! {
     ALWAYS __NR_ftruncate "ftruncate" [] "Tsetattr: length";
     ALWAYS __NR_utimensat "utimensat" [(0, DESCRIPTOR), (3, Is(AtFlags::EMPTY_PATH.bits()))] "Tsetattr: times";
     ALWAYS __NR_fcntl "fcntl" [(1, Masked(!1, F_OFD_GETLK))] "Tlock, Tgetlock: F_OFD_GETLK and F_OFD_SETLK, which do not wait";
-    CHANNELS __NR_fcntl "fcntl" [(1, Is(F_SETFL)), (2, Masked(!FASYNC, O_RDWR))] "channels: F_SETFL, sockets signal or do not";
+    CHANNELS __NR_fcntl "fcntl" [(0, From(FIRST_FREE_FD.cast_unsigned())), (1, Is(F_SETFL)), (2, Masked(!FASYNC, O_RDWR))] "channels: F_SETFL, sockets signal or do not";
     ALWAYS __NR_fallocate "fallocate" [(1, Is(0))] "Tallocate, mode 0";
     ALWAYS __NR_fgetxattr "fgetxattr" [] "Tgetxattr, Txattrwalk: a value";
     ALWAYS __NR_flistxattr "flistxattr" [] "Tlistxattr, Txattrwalk: the names";
@@ -204,9 +206,9 @@ table! {
     HOST_UDS __NR_socket "socket" [(0, Is(AF_UNIX)), (1, Masked(!7, SOCKET_FLAGS)), (2, Is(0))] "Tlconnect";
     HOST_UDS __NR_connect "connect" [(2, Below(ADDRESS_END))] "Tlconnect: an entry of /proc/self/fd; no long path";
     ALWAYS __NR_madvise "madvise" [(2, Is(MADV_DONTNEED))] "memory of empty buffers and tables given back; MADV_DONTNEED";
-    CHANNELS __NR_madvise "madvise" [(2, Is(MADV_REMOVE))] "channels: memory of those that are over; MADV_REMOVE";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times";
+    CHANNELS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_MONOTONIC))] "channels: when a wait is over";
     ALWAYS __NR_exit_group "exit_group" [] "the end";
 }
 
@@ -231,6 +233,7 @@ const fn carry(rows: &[Rule]) -> ([u8; ROOM], usize) {
                 Some((arg, Want::Is(value))) => (arg, 1, [Some(value), None]),
                 Some((arg, Want::Zero)) => (arg, 2, [None, None]),
                 Some((arg, Want::Below(bound))) => (arg, 3, [Some(bound), None]),
+                Some((arg, Want::From(bound))) => (arg, 5, [Some(bound), None]),
                 Some((arg, Want::Masked(mask, value))) => (arg, 4, [Some(mask), Some(value)]),
             };
             len = put(&mut bytes, len, (arg as u32) << 4 | kind, 1);
@@ -278,6 +281,7 @@ impl Carried {
             1 => Is(self.number(4)),
             2 => Zero,
             3 => Below(self.number(4)),
+            5 => From(self.number(4)),
             _ => Masked(self.number(4), self.number(4)),
         };
         Some((head >> 4, want))
@@ -396,6 +400,7 @@ impl Program {
                 self.jump(BPF_JEQ, value, 0, FAIL);
             }
             Want::Below(bound) => self.jump(BPF_JGE, bound, FAIL, 0),
+            Want::From(bound) => self.jump(BPF_JGE, bound, 0, FAIL),
         }
     }
 

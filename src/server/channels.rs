@@ -1,13 +1,13 @@
 //! Shared-memory channels: made at the start, offered by Tchannel, served one request at a time (protocol.md 9).
 //!
 //! As long as one is live the loop waits for windows and sockets together ([`crate::sys::bell`]). Each channel has
-//! one request served in a pass; the sockets are looked at when they signal, and at the latest behind a turn's
-//! worth of channels' work or [`CHANNEL_PASSES`] passes.
+//! one request served in a pass, which ends when a turn's worth is done and goes on with the next channel; the sockets
+//! are looked at when they signal, and at the latest behind a turn's worth or [`CHANNEL_PASSES`] passes.
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
-use super::connection::Link;
+use super::connection::{Link, Sent};
 use super::dispatch::{Session, dispatch};
 use super::{Common, Left, Place, Server};
 use crate::fs::{Fs, OpenId};
@@ -62,7 +62,6 @@ impl Channel {
     fn end(&mut self, fs: &mut Fs) {
         if self.is_live() {
             self.window.shut();
-            self.window.discard();
             self.window.forget();
         }
         if self.stage != Stage::Over {
@@ -82,6 +81,8 @@ pub struct Channels {
     is_any: bool,
     /// Another set of them is live by now.
     changed: bool,
+    /// The one that is looked at next.
+    next: usize,
 }
 
 impl Channels {
@@ -92,6 +93,7 @@ impl Channels {
             bell: None,
             is_any: false,
             changed: false,
+            next: 0,
         }
     }
 
@@ -123,6 +125,7 @@ impl Channels {
                     SocketFlags::CLOEXEC,
                     None,
                 )?;
+                shutdown(&ours, Shutdown::Read)?; // what it would be sent, it would have to close
                 let (ours, theirs) = (fs.keep(ours)?, fs.keep(theirs)?);
                 if number > 0 {
                     fs.hold_open(memory);
@@ -217,14 +220,20 @@ impl Server<'_> {
         if let Some(bell) = &mut channels.bell {
             bell.hear(live().map(|channel| channel.window));
         }
-        for place in self.places.iter() {
-            if is_any != was_any
-                && let Place::Live(connection) = place
-                && connection.signal(is_any).is_err()
-            {
+        for at in 0..self.places.len() {
+            let Some(Place::Live(connection)) =
+                self.places.get_mut(at).filter(|_| is_any != was_any)
+            else {
+                continue;
+            };
+            if connection.signal(is_any).is_err() {
                 // They would not be heard.
-                channels.end(None, &mut self.common.fs);
+                self.common.channels.end(None, &mut self.common.fs);
                 return false;
+            }
+            // Of room a socket tells those alone that have found none since.
+            if connection.flush(&mut self.common.fs) == Sent::Lost {
+                self.end(at);
             }
         }
         is_any
@@ -252,24 +261,35 @@ impl Server<'_> {
             if spent > 0 {
                 continue;
             }
-            let is_timed = self.wants_trim();
+            // Also where replies wait, should a socket not tell of room.
+            let is_timed = self.wants_trim() || self.listening == 0;
             let Some(bell) = &mut self.common.channels.bell else {
                 break;
             };
             match bell.wait(heard, is_timed) {
                 Woken::Soon => {}
                 Woken::Late => (passes, cost) = (0, 0),
-                Woken::Not => self.trim(),
+                Woken::Not => {
+                    self.trim();
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    /// Serves one request of each channel that has one; what that cost. 0: none has.
+    /// Serves one request of each channel that has one, as far as a turn's worth goes; what that cost. 0: none has.
     fn pass(&mut self) -> usize {
-        (0..self.common.channels.all.len())
-            .map(|at| self.exchange(at))
-            .sum()
+        let (mut cost, count) = (0, self.common.channels.all.len());
+        for _ in 0..count {
+            if cost >= TURN_COST {
+                break;
+            }
+            let at = self.common.channels.next;
+            self.common.channels.next = if at + 1 < count { at + 1 } else { 0 };
+            cost += self.exchange(at);
+        }
+        cost
     }
 
     fn exchange(&mut self, at: usize) -> usize {

@@ -18,7 +18,7 @@ use crate::p9::messages::{
 };
 use crate::p9::wire::{HEADER_BYTES, Header};
 use crate::sys::memory::Region;
-use crate::sys::raw::{send, set_receive_timeout, signal_input};
+use crate::sys::raw::{refuse_descriptors, send, set_receive_timeout, signal_input};
 use crate::tables::Id;
 
 /// Events of ppoll(2), as its entries have them.
@@ -86,6 +86,7 @@ struct Donation {
 /// Errors: ioctl(2)'s, setsockopt(2)'s.
 pub fn listen(socket: &OwnedFd) -> Result<(), Errno> {
     ioctl_fionbio(socket, false)?;
+    let _where_it_can = refuse_descriptors(socket.as_fd());
     set_receive_timeout(socket.as_fd(), TRIM_AFTER_MS.unsigned_abs())
 }
 

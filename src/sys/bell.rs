@@ -6,12 +6,12 @@ use core::hint::spin_loop;
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use linux_raw_sys::general::{FUTEX_32, FUTEX_PRIVATE_FLAG, futex_waitv};
+use linux_raw_sys::general::{CLOCK_MONOTONIC, FUTEX_32, FUTEX_PRIVATE_FLAG, futex_waitv};
 use rustix::io::Errno;
 use rustix::thread::sched_yield;
 
 use super::memory::Region;
-use super::raw::{self, handle_sigio, mask_sigio, wall_clock};
+use super::raw::{self, clock, handle_sigio, mask_sigio};
 use super::window::Window;
 use crate::limits::{CHANNELS, TRIM_AFTER_MS};
 
@@ -64,6 +64,8 @@ pub struct Bell {
     spin: u64,
     /// Mean of the last gaps, in ticks.
     gap: u64,
+    /// When the timed waits have lasted long enough, all together.
+    until: Option<(i64, i64)>,
 }
 
 impl Bell {
@@ -81,6 +83,7 @@ impl Bell {
             spin_us,
             spin: 0,
             gap: u64::MAX,
+            until: None,
         })
     }
 
@@ -117,8 +120,8 @@ impl Bell {
         rung() == heard && windows.iter().all(is_client)
     }
 
-    /// Waits until a window is not the client's, or a socket has something that came behind `heard`; at most
-    /// [`TRIM_AFTER_MS`], if it is `timed`.
+    /// Waits until a window is not the client's, or a socket has something that came behind `heard`. Timed waits end
+    /// once [`TRIM_AFTER_MS`] have gone by since the first of them, however often something came in between.
     pub fn wait(&mut self, heard: u32, timed: bool) -> Woken {
         let begun = now();
         let hopes = self.gap < self.spin;
@@ -161,14 +164,19 @@ impl Bell {
             count.val = heard.into();
         }
         let words = self.words.get(..self.count).unwrap_or_default();
-        let until = timed.then(|| {
-            let (seconds, nanoseconds) = wall_clock();
+        if timed && self.until.is_none() {
+            let (seconds, nanoseconds) = clock(CLOCK_MONOTONIC);
             let later = nanoseconds + i64::from(TRIM_AFTER_MS) * 1_000_000;
-            (seconds + later / 1_000_000_000, later % 1_000_000_000)
-        });
+            self.until = Some((seconds + later / 1_000_000_000, later % 1_000_000_000));
+        }
+        let until = self.until.filter(|_| timed);
         // SAFETY: the words are the count's and those of windows.
         let woken = unsafe { raw::futex_wait(words, until) };
-        woken != Err(Errno::TIMEDOUT)
+        if woken == Err(Errno::TIMEDOUT) {
+            self.until = None;
+            return false;
+        }
+        true
     }
 }
 
@@ -188,15 +196,15 @@ fn now() -> u64 {
     }
 }
 
-/// Ticks in so many microseconds, by the wall clock: waits that long.
+/// Ticks in so many microseconds: waits that long. Whatever comes between two looks makes them fewer.
 fn ticks_of(micros: i64) -> u64 {
-    let (_, begun) = wall_clock();
+    let (_, begun) = clock(CLOCK_MONOTONIC);
     let first = now();
     loop {
-        let (_, nanoseconds) = wall_clock();
+        let ticks = now().wrapping_sub(first);
+        let (_, nanoseconds) = clock(CLOCK_MONOTONIC);
         let gone = (nanoseconds - begun).rem_euclid(1_000_000_000);
         if gone >= micros * 1_000 {
-            let ticks = now().wrapping_sub(first);
             return ticks * (micros.unsigned_abs() * 1_000) / gone.unsigned_abs();
         }
     }

@@ -10,10 +10,10 @@ use linux_raw_sys::general::{
     __NR_futex_waitv, __NR_landlock_add_rule, __NR_landlock_create_ruleset,
     __NR_landlock_restrict_self, __NR_mount_setattr, __NR_newfstatat, __NR_ppoll, __NR_prctl,
     __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_sendmsg, __NR_setsockopt,
-    __NR_unshare, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, CLONE_NEWNS,
-    F_OFD_GETLK, F_OFD_SETLK, F_SETFL, F_SETOWN, FASYNC, FUTEX_WAKE, O_RDWR, SA_RESTART, SIG_BLOCK,
-    SIG_UNBLOCK, SIGIO, SIGPIPE, SIGXFSZ, flock, futex_waitv, iovec, kernel_sigaction,
-    kernel_sigset_t, mount_attr, pollfd, stat, timespec,
+    __NR_unshare, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC,
+    CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, F_SETOWN, FASYNC, FUTEX_WAKE,
+    O_RDWR, SA_RESTART, SIG_BLOCK, SIG_UNBLOCK, SIGIO, SIGPIPE, SIGXFSZ, flock, futex_waitv, iovec,
+    kernel_sigaction, kernel_sigset_t, mount_attr, pollfd, stat, timespec,
 };
 use linux_raw_sys::landlock::{
     LANDLOCK_CREATE_RULESET_VERSION, landlock_path_beneath_attr, landlock_rule_type,
@@ -263,7 +263,7 @@ pub fn futex_wake(word: &AtomicU32, count: u32) {
 }
 
 /// Waits until somebody wakes those that wait for one of the words, or one has not its value
-/// (futex_waitv(2)); until the wall clock says `(seconds, nanoseconds)`, if it is given.
+/// (futex_waitv(2)); until CLOCK_MONOTONIC says `(seconds, nanoseconds)`, if it is given.
 ///
 /// Errors: `EAGAIN` a word has another value; `EINTR`; `ETIMEDOUT`; `EINVAL` no words, or more than 128;
 /// `ENOSYS` before Linux 5.16.
@@ -284,7 +284,7 @@ pub unsafe fn futex_wait(words: &[futex_waitv], until: Option<(i64, i64)>) -> Re
             count,
             0,
             until_at.addr(),
-            CLOCK_REALTIME as usize,
+            CLOCK_MONOTONIC as usize,
         )
     })
 }
@@ -314,16 +314,22 @@ pub fn ofd_lock(fd: BorrowedFd<'_>, ask: bool, lock: &mut flock) -> Result<(), E
     check(unsafe { syscall4(__NR_fcntl, number, command as usize, at, 0) }).map(|_| ())
 }
 
-/// Seconds and nanoseconds since 1970 (clock_gettime(2)). The call, not the vDSO: finding that
-/// would open files at its first use.
+/// Seconds and nanoseconds since 1970.
 pub fn wall_clock() -> (i64, i64) {
+    clock(CLOCK_REALTIME)
+}
+
+/// Seconds and nanoseconds of a clock (clock_gettime(2)). The call, not the vDSO: finding that would open files at
+/// its first use.
+#[inline(never)]
+pub fn clock(which: u32) -> (i64, i64) {
     let mut now = timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     let at = core::ptr::from_mut(&mut now).addr();
     // SAFETY: the kernel writes one timespec at `at` during the call.
-    let _cannot_fail = unsafe { syscall4(__NR_clock_gettime, CLOCK_REALTIME as usize, at, 0, 0) };
+    let _cannot_fail = unsafe { syscall4(__NR_clock_gettime, which as usize, at, 0, 0) };
     (now.tv_sec, now.tv_nsec)
 }
 
@@ -439,6 +445,28 @@ pub fn set_receive_timeout(socket: BorrowedFd<'_>, millis: u32) -> Result<(), Er
             option,
             at,
             size_of::<timespec>(),
+        )
+    })
+    .map(|_| ())
+}
+
+/// From here on whoever sends descriptors to `socket` is refused (unix(7), SO_PASSRIGHTS): one that nobody else
+/// holds would be closed by us, and closing may wait, as for what a TCP socket still has to send. Errors:
+/// `ENOPROTOOPT` before Linux 6.16; `EOPNOTSUPP` a socket of another kind.
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    const SO_PASSRIGHTS: usize = 83; // newer than the table of numbers
+    let off = 0u32;
+    let fd = socket.as_raw_fd().cast_unsigned() as usize;
+    let at = core::ptr::from_ref(&off).addr();
+    // SAFETY: the kernel reads one int at `at` during the call.
+    check(unsafe {
+        syscall5(
+            __NR_setsockopt,
+            fd,
+            SOL_SOCKET as usize,
+            SO_PASSRIGHTS,
+            at,
+            size_of::<u32>(),
         )
     })
     .map(|_| ())

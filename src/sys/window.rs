@@ -133,20 +133,13 @@ impl Window {
         futex_wake(self.word(0), u32::MAX >> 1);
     }
 
-    /// Forgets where the window's memory is until it is used again: what stands there stays.
+    /// Forgets where the window's memory is, but for the page that is always looked at, until it is used again:
+    /// what stands there stays. It is given back with the last mapping of the file: to punch it out of the file
+    /// would wait for whoever writes to that.
     pub fn forget(&self) {
-        self.advise(0, Advice::LinuxDontNeed);
-    }
-
-    /// Gives the memory of a window that is shut back, all but the first page: the client is to see that it is.
-    pub fn discard(&self) {
-        self.advise(PAGE_BYTES, Advice::LinuxRemove);
-    }
-
-    fn advise(&self, start: usize, advice: Advice) {
-        let from = self.place(start).as_ptr().cast();
+        let from = self.place(PAGE_BYTES).as_ptr().cast();
         // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.
-        let _done = unsafe { madvise(from, WINDOW_BYTES - start, advice) };
+        let _done = unsafe { madvise(from, WINDOW_BYTES - PAGE_BYTES, Advice::LinuxDontNeed) };
     }
 }
 
@@ -224,14 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_pages_keep_what_the_client_wrote_and_discarded_ones_but_the_first_do_not() {
+    fn forgotten_pages_keep_what_the_client_wrote() {
         let (_memory, mut window) = one();
         window.room().fill(7);
         window.forget();
         assert_eq!(window.data(PAGE_BYTES, PAGE_BYTES + 1), [7]);
-        window.discard();
-        assert_eq!(window.data(PAGE_BYTES, PAGE_BYTES + 1), [0]);
-        assert_eq!(window.data(0, 1), [7]);
         window.shut();
         assert_eq!(window.turn(), Turn::Nobody);
     }

@@ -51,6 +51,7 @@ startup! {
     __NR_epoll_ctl "epoll_ctl" "the sockets put into it";
     __NR_memfd_create "memfd_create" "the windows of channels";
     __NR_socketpair "socketpair" "what the descriptors of channels go over";
+    __NR_shutdown "shutdown" "our ends of these receive nothing";
     __NR_getpid "getpid" "the log's lines, and who gets the sockets' signals";
     __NR_getuid "getuid" "the log's banner";
     __NR_getgid "getgid" "the log's banner";

@@ -25,6 +25,7 @@ const ARGUMENTS: &[(&str, u8, &str)] = &[
     ("fchmodat", 2, "mode"),
     ("fchownat", 0, "dirfd"),
     ("fchownat", 4, "flags"),
+    ("fcntl", 0, "fd"),
     ("fcntl", 1, "cmd"),
     ("fcntl", 2, "flags"),
     ("fsetxattr", 4, "flags"),
@@ -127,6 +128,7 @@ fn condition(call: &str, arg: u8, want: Want) -> String {
         Want::Zero => format!("{name} 0"),
         Want::Below(0x8000_0000) => format!("{name} not negative"),
         Want::Below(bound) => format!("{name} below {bound}"),
+        Want::From(bound) => format!("{name} from {bound}"),
         Want::Is(value) if *name == "flags" => {
             format!("{name} {}", names(call, value).join(" and "))
         }

@@ -71,6 +71,7 @@ pub(crate) fn meets(want: Want, value: u64) -> bool {
         Want::Zero => value == 0,
         Want::Masked(mask, bits) => low(value) & mask == bits,
         Want::Below(bound) => low(value) < bound,
+        Want::From(bound) => low(value) >= bound,
     }
 }
 
@@ -102,10 +103,21 @@ pub(crate) fn conforming(want: Want) -> Vec<u64> {
             .iter()
             .flat_map(|&int| JUNK.map(|junk| junk | u64::from(int)))
             .collect(),
-        Want::Below(bound) => [bound - 1, 0]
-            .iter()
-            .flat_map(|&int| JUNK.map(|junk| junk | u64::from(int)))
-            .collect(),
+        Want::Below(end) | Want::From(end) => [
+            if matches!(want, Want::Below(_)) {
+                end - 1
+            } else {
+                end
+            },
+            if matches!(want, Want::Below(_)) {
+                0
+            } else {
+                u32::MAX
+            },
+        ]
+        .iter()
+        .flat_map(|&int| JUNK.map(|junk| junk | u64::from(int)))
+        .collect(),
     };
     all.dedup();
     assert!(all.iter().all(|&value| meets(want, value)), "{want:?}");
@@ -123,6 +135,7 @@ pub(crate) fn violating(want: Want) -> Vec<(Half, u64)> {
             .flat_map(|bit| [bits ^ 1 << bit, (bits | !mask) ^ 1 << bit])
             .collect(),
         Want::Below(bound) => vec![bound, -100i32 as u32, u32::MAX], // AT_FDCWD is -100
+        Want::From(bound) => (0..bound).collect(),
     };
     let mut all = Vec::new();
     for low in lows {
@@ -176,6 +189,9 @@ fn wants_are_met_and_failed_as_their_doc_says() {
         (Want::Below(1 << 31), 0xffff_ff9c, false),
         (Want::Below(1 << 31), 0xffff_ffff_ffff_ff9c, false),
         (Want::Below(1 << 31), 0x1_ffff_ff9c, false),
+        (Want::From(8), 8, true),
+        (Want::From(8), 0x1_0000_0007, false),
+        (Want::From(8), 0xffff_ffff_0000_0000, false),
     ];
     for (want, value, met) in cases {
         assert_eq!(meets(want, value), met, "{want:?} {value:#x}");

@@ -5,7 +5,8 @@
 //! worth of channels' work or [`CHANNEL_PASSES`] passes.
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use super::connection::Link;
 use super::dispatch::{Session, dispatch};
@@ -98,7 +99,7 @@ impl Channels {
     /// Makes `each` for each of `connections`, as far as [`CHANNELS`] and descriptors go; `spin_us`: how long the
     /// next request is looked for, microseconds. What is made before a failure stays.
     ///
-    /// Errors: [`Bell::new`]'s; [`window::make`]'s; socketpair(2)'s.
+    /// Errors: [`Bell::new`]'s; [`window::make`]'s; socketpair(2)'s, shutdown(2)'s, setsockopt(2)'s.
     pub fn make(
         &mut self,
         connections: usize,
@@ -123,6 +124,12 @@ impl Channels {
                     SocketFlags::CLOEXEC,
                     None,
                 )?;
+                // Nobody reads what a client would send there: in the queue its own end of the connection would stay
+                // open for as long as we wait for its end.
+                shutdown(&ours, Shutdown::Read)?;
+                // A client takes one at a time. The least there is (socket(7)): all that are under way count for all
+                // processes of the user, up to the limit of descriptors (unix(7), ETOOMANYREFS).
+                set_socket_send_buffer_size(&ours, 0)?;
                 let (ours, theirs) = (fs.keep(ours)?, fs.keep(theirs)?);
                 if number > 0 {
                     fs.hold_open(memory);

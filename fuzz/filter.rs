@@ -134,7 +134,8 @@ fn row(input: &mut Input<'_>) -> Rule {
             0 => Want::Is(one),
             1 => Want::Zero,
             2 => Want::Masked(one, other),
-            _ => Want::Below(one),
+            3 => Want::Below(one),
+            _ => Want::From(one),
         };
         *place = Some(((first + at) % 6, want));
     }
@@ -144,7 +145,7 @@ fn row(input: &mut Input<'_>) -> Rule {
 /// Whether each want of a row has a value that meets it.
 fn can_be_met(rule: &Rule) -> bool {
     rule.wants().all(|(_, want)| match want {
-        Want::Is(_) | Want::Zero => true,
+        Want::Is(_) | Want::Zero | Want::From(_) => true,
         Want::Masked(mask, bits) => bits & !mask == 0,
         Want::Below(bound) => bound > 0,
     })

@@ -5,6 +5,7 @@
 //! are looked at when they signal, and at the latest behind a turn's worth or [`CHANNEL_PASSES`] passes.
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use super::connection::{Link, Sent};
@@ -100,7 +101,7 @@ impl Channels {
     /// Makes `each` for each of `connections`, as far as [`CHANNELS`] and descriptors go; `spin_us`: how long the
     /// next request is looked for, microseconds. What is made before a failure stays.
     ///
-    /// Errors: [`Bell::new`]'s; [`window::make`]'s; socketpair(2)'s.
+    /// Errors: [`Bell::new`]'s; [`window::make`]'s; socketpair(2)'s, shutdown(2)'s, setsockopt(2)'s.
     pub fn make(
         &mut self,
         connections: usize,
@@ -125,7 +126,12 @@ impl Channels {
                     SocketFlags::CLOEXEC,
                     None,
                 )?;
-                shutdown(&ours, Shutdown::Read)?; // what it would be sent, it would have to close
+                // Nobody reads what a client would send there: in the queue its own end of the connection would stay
+                // open for as long as we wait for its end; and we would close it, which may wait.
+                shutdown(&ours, Shutdown::Read)?;
+                // A client takes one at a time. The least there is (socket(7)): all that are under way count for all
+                // processes of the user, up to the limit of descriptors (unix(7), ETOOMANYREFS).
+                set_socket_send_buffer_size(&ours, 0)?;
                 let (ours, theirs) = (fs.keep(ours)?, fs.keep(theirs)?);
                 if number > 0 {
                     fs.hold_open(memory);

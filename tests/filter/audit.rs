@@ -46,7 +46,7 @@ startup! {
     __NR_dup3 "dup3" "the fixed descriptors put in place";
     __NR_close_range "close_range" "stray descriptors closed";
     __NR_ioctl "ioctl" "FIONBIO: sockets whose calls wait";
-    __NR_setsockopt "setsockopt" "SO_RCVTIMEO: how long a receive waits";
+    __NR_setsockopt "setsockopt" "SO_RCVTIMEO: how long a receive waits; SO_SNDBUF of what the descriptors of channels go over";
     __NR_epoll_create1 "epoll_create1" "one descriptor that tells of all sockets";
     __NR_epoll_ctl "epoll_ctl" "the sockets put into it";
     __NR_memfd_create "memfd_create" "the windows of channels";

@@ -15,11 +15,14 @@
     unreachable_pub
 )]
 
+#[path = "../client/channel.rs"]
+mod channel;
 #[path = "../client/harness.rs"]
 mod harness;
 #[path = "../client/p9.rs"]
 mod p9;
 
+mod channels;
 mod descriptors;
 mod fields;
 mod frames;

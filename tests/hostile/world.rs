@@ -3,7 +3,7 @@
 use crate::harness::{
     Gofer, Launch, Mount, ROOT, Tree, meanwhile, resident_kib, settled, spec, until, write_spec,
 };
-use crate::p9::Client;
+use crate::p9::{Answer, Client};
 use crate::say;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long the quiet connection may wait for an answer.
-const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(10);
 /// Memory above the idle figure that may stay, KiB.
 const LEFT_KIB: u64 = 64;
 
@@ -27,6 +27,8 @@ pub struct Setting {
     pub strangers: usize,
     /// Limit of descriptors.
     pub nofile: u64,
+    /// Further words on the command line.
+    pub words: &'static [&'static str],
 }
 
 impl Setting {
@@ -35,6 +37,7 @@ impl Setting {
             foes,
             strangers: 0,
             nofile: 20_000,
+            words: &[],
         }
     }
 }
@@ -66,6 +69,7 @@ pub fn item(name: &str, setting: Setting, attack: impl FnOnce(&mut World) -> Str
     let mut gofer = Launch::new(&tree.bundle(), 1 + mounts.len())
         .tmpfs(&tree.path("m"), c"size=256m,nr_inodes=1m")
         .nofile(setting.nofile, setting.nofile)
+        .with(setting.words)
         .start();
     let host = gofer.connect(0);
     let quiet = gofer.connect(1);
@@ -91,7 +95,7 @@ pub fn item(name: &str, setting: Setting, attack: impl FnOnce(&mut World) -> Str
             sleep(Duration::from_millis(1));
             let mut quiet = quiet.lock().expect("the quiet connection");
             let (client, waits) = &mut *quiet;
-            waits.measure(client);
+            waits.measure(|| client.getattr(ROOT, 0));
         },
         || {
             let done = attack(&mut world);
@@ -115,7 +119,7 @@ pub fn item(name: &str, setting: Setting, attack: impl FnOnce(&mut World) -> Str
     let (done, tree, mut gofer, took) = after.expect("the attack is over");
     let (mut quiet, mut waits) = quiet.into_inner().expect("the quiet connection");
 
-    waits.measure(&mut quiet);
+    waits.measure(|| quiet.getattr(ROOT, 0));
     let end = until("descriptors", || {
         let now = gofer.descriptors().expect("read /proc/PID/fd");
         let is_old = now.iter().all(|fd| start.contains(fd));
@@ -167,18 +171,19 @@ fn furnished() -> Tree {
     tree
 }
 
+/// How long answers were waited for.
 #[derive(Debug, Default)]
-struct Waits {
-    count: u32,
-    longest: Duration,
+pub struct Waits {
+    pub count: u32,
+    pub longest: Duration,
 }
 
 impl Waits {
-    fn measure(&mut self, client: &mut Client) {
+    pub fn measure<T>(&mut self, ask: impl FnOnce() -> Answer<T>) {
         let begin = Instant::now();
-        client
-            .getattr(ROOT, 0)
-            .expect("the quiet connection is served");
+        if let Err(fault) = ask() {
+            panic!("the quiet one is not served: {fault}");
+        }
         self.longest = self.longest.max(begin.elapsed());
         self.count += 1;
     }

@@ -143,6 +143,13 @@ impl Window {
         self.advise(PAGE_BYTES, Advice::LinuxRemove);
     }
 
+    /// Takes the window's addresses back. It is not used any more.
+    #[cfg(fuzzing)]
+    pub fn unmap(self) {
+        // SAFETY: the whole of the window, of which nothing is borrowed.
+        let _done = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), WINDOW_BYTES) };
+    }
+
     fn advise(&self, start: usize, advice: Advice) {
         let from = self.place(start).as_ptr().cast();
         // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.

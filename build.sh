@@ -94,9 +94,10 @@ run_v9fs() {
 
 # Others to measure beside us: those that are there.
 run_bench() {
-    local words=() fork=target/interop/bin/fork
+    local words=() fork=target/interop/bin/fork driver=target/interop/bin/driver
     ! command -v diod >/dev/null || words+=(--peer "diod=diod -f -n -r {} -w {} -e {tree} -L stderr")
     [ ! -x $fork ] || words+=(--peer "Go=$fork --bundle {bundle} --io-fds={}")
+    [ ! -x $driver ] || words+=(--go $driver)
     cargo bench --locked --quiet --bench serving -- "${words[@]}" "$@"
 }
 

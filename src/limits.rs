@@ -97,6 +97,9 @@ pub const CHANNEL_PASSES: u32 = 16;
 /// a unit is (about one system call on the host).
 pub const TURN_COST: usize = 64;
 
+/// The same where there is no other: nobody waits, and what is answered goes out together.
+pub const TURN_COST_ALONE: usize = 16 * TURN_COST;
+
 /// Bytes of file data that count as one unit of [`TURN_COST`].
 pub const COST_BYTES: usize = 16 << 10;
 

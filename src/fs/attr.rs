@@ -2,10 +2,11 @@
 
 use core::ffi::CStr;
 
+use linux_raw_sys::general::stat;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    chownat, fchmod, ftruncate, openat, statat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, chownat,
+    fchmod, ftruncate, openat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -17,6 +18,7 @@ use crate::p9::attr::{Attr, StatFs};
 use crate::p9::qid::QidType;
 use crate::p9::wire::{Gid, Uid};
 use crate::sys::fd::fixed;
+use crate::sys::raw::{no_status, status};
 
 /// Type byte of a qid.
 pub fn qid_type(kind: FileType) -> QidType {
@@ -59,21 +61,38 @@ impl Special {
     }
 }
 
-/// A stat(2) result.
-pub struct Meta(Stat);
+/// A stat(2) result. Its 144 bytes are not moved where it counts: who wants one makes room, and has it filled.
+pub struct Meta(stat);
 
 impl Meta {
+    /// Of no file yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(no_status())
+    }
+
     /// Of an open descriptor, `O_PATH` or not. Errors: fstatat(2)'s.
     pub fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         Self::of_name(fd, c"")
     }
 
-    /// Of a name in a directory; a symlink's own. Of the directory itself, or whatever else the descriptor is
-    /// of, where the name is empty: one call for both, and as fast as fstat(2). Errors: fstatat(2)'s.
+    /// Of a name in a directory; see [`Meta::ask_name`].
     #[inline(never)]
     pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self, Errno> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        statat(dir, name, flags).map(Self)
+        let mut meta = Self::new();
+        meta.ask_name(dir, name)?;
+        Ok(meta)
+    }
+
+    /// Becomes that of an open descriptor, `O_PATH` or not. Errors: fstatat(2)'s.
+    pub fn ask(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.ask_name(fd, c"")
+    }
+
+    /// Becomes that of a name in a directory; a symlink's own. Of the directory itself, or whatever else the
+    /// descriptor is of, where the name is empty: one call for both, and as fast as fstat(2). Errors: fstatat(2)'s.
+    pub fn ask_name(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+        status(dir, name, &mut self.0)
     }
 
     /// The type, served or not.
@@ -90,7 +109,7 @@ impl Meta {
     #[allow(clippy::cast_possible_truncation)] // the upper half is what counts
     pub fn version(&self) -> u32 {
         let s = &self.0;
-        let changed = s.st_ctime.cast_unsigned().wrapping_mul(1_000_000_000);
+        let changed = s.st_ctime.wrapping_mul(1_000_000_000);
         let state =
             changed.wrapping_add(s.st_ctime_nsec) ^ s.st_size.cast_unsigned().rotate_left(32);
         let hash = state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -131,11 +150,11 @@ impl Meta {
             size: s.st_size.cast_unsigned(),
             blksize: s.st_blksize.cast_unsigned(),
             blocks: s.st_blocks.cast_unsigned(),
-            atime_sec: s.st_atime.cast_unsigned(),
+            atime_sec: s.st_atime,
             atime_nsec: s.st_atime_nsec,
-            mtime_sec: s.st_mtime.cast_unsigned(),
+            mtime_sec: s.st_mtime,
             mtime_nsec: s.st_mtime_nsec,
-            ctime_sec: s.st_ctime.cast_unsigned(),
+            ctime_sec: s.st_ctime,
             ctime_nsec: s.st_ctime_nsec,
             btime_sec: 0,
             btime_nsec: 0,
@@ -161,14 +180,14 @@ impl Fs {
         }
     }
 
-    /// Attributes of a node's file, through `open` where the node has no descriptor of its own.
+    /// Attributes of a node's file, through `open` where the node has no descriptor of its own, into `meta`.
     /// Errors: fstat(2)'s.
-    pub fn meta(&self, node: NodeId, open: OpenId) -> Result<Meta, Errno> {
-        Meta::of(self.descriptor(node, open)?)
+    pub fn meta(&self, node: NodeId, open: OpenId, meta: &mut Meta) -> Result<(), Errno> {
+        meta.ask(self.descriptor(node, open)?)
     }
 
-    /// Attributes of what stands at `name` in the directory `below`, or in the node where that is none, and
-    /// its device's number; without a name those of the node itself. The file found is the next `below`.
+    /// Attributes of what stands at `name` in the directory `below`, or in the node where that is none, into
+    /// `meta`; without a name those of the node itself. Its device's number. The file found is the next `below`.
     ///
     /// Errors: `ENAMETOOLONG`; openat(2)'s; fstat(2)'s; `EREMOTEIO` too many devices.
     pub fn look(
@@ -177,23 +196,21 @@ impl Fs {
         open: OpenId,
         below: &mut Option<OwnedFd>,
         name: Option<Name<'_>>,
-    ) -> Result<(Meta, u8), Errno> {
+        meta: &mut Meta,
+    ) -> Result<u8, Errno> {
         let attach = self.node(node)?.attach();
-        let meta = if let Some(name) = name {
+        if let Some(name) = name {
             let mut buffer = NameBuffer::new();
             let name = name.for_host(&mut buffer)?;
             let dir = match &*below {
                 Some(fd) => fd.as_fd(),
                 None => self.descriptor(node, open)?,
             };
-            let (fd, meta) = hold(dir, name)?;
-            *below = Some(fd);
-            meta
+            *below = Some(hold(dir, name, meta)?);
         } else {
-            self.meta(node, open)?
-        };
-        let device = self.devices.index(attach, meta.device())?;
-        Ok((meta, device))
+            self.meta(node, open, meta)?;
+        }
+        self.devices.index(attach, meta.device())
     }
 
     /// Figures of the file system that a node's file lies on; type and block size cut to 32 bits,
@@ -215,15 +232,15 @@ impl Fs {
     }
 }
 
-/// Opens the path `name` in a directory, nothing else, without following: its descriptor and attributes.
+/// Opens the path `name` in a directory, nothing else, without following: its descriptor, and its attributes into `meta`.
 ///
 /// Errors: openat(2)'s, fstat(2)'s.
 #[inline(never)] // three users
-pub(super) fn hold(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Meta), Errno> {
+pub(super) fn hold(dir: BorrowedFd<'_>, name: &CStr, meta: &mut Meta) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat(dir, name, flags, Mode::empty())?;
-    let meta = Meta::of(fd.as_fd())?;
-    Ok((fd, meta))
+    meta.ask(fd.as_fd())?;
+    Ok(fd)
 }
 
 /// What a Tsetattr changes.
@@ -344,7 +361,7 @@ impl Fs {
     }
 
     /// Gives a file just made to its owner, where that is given and differs, and then the bits `set_ids` that
-    /// [`Owner::hold_back`] gave. Its attributes afterwards.
+    /// [`Owner::hold_back`] gave. `meta` is its, and becomes what it has afterwards.
     ///
     /// Errors: fstat(2)'s, fchownat(2)'s.
     pub(super) fn own(
@@ -352,24 +369,24 @@ impl Fs {
         fd: BorrowedFd<'_>,
         owner: Owner,
         set_ids: u32,
-    ) -> Result<Meta, Errno> {
+        meta: &mut Meta,
+    ) -> Result<(), Errno> {
         let Owner { uid, gid, lenient } = owner;
-        let meta = Meta::of(fd)?;
         let (has_uid, has_gid) = meta.owner();
         let is_owned = (uid == Uid::NONE || uid == has_uid) && (gid == Gid::NONE || gid == has_gid);
         if is_owned && set_ids == 0 {
-            return Ok(meta);
+            return Ok(());
         }
         match chown(fd, (uid, gid)) {
             // Or ids that are not mapped here. It is not that user's, and has no set-id bits of theirs.
-            Err(Errno::PERM | Errno::INVAL) if lenient => return Ok(meta),
+            Err(Errno::PERM | Errno::INVAL) if lenient => return Ok(()),
             done => done?,
         }
         let perm = meta.0.st_mode | set_ids;
         if lenient && perm & 0o6000 != 0 {
             let _kept = self.set_mode_of(fd, perm);
         }
-        Meta::of(fd)
+        meta.ask(fd)
     }
 
     /// Of a descriptor: without the clone of /proc/self/fd, of one that is open for data.
@@ -390,7 +407,7 @@ impl Fs {
     ///
     /// Errors: fstat(2)'s, fchmodat(2)'s.
     pub fn drop_set_ids(&self, node: NodeId, open: OpenId) -> Result<(), Errno> {
-        let mode = self.meta(node, open)?.0.st_mode & 0o7777;
+        let mode = Meta::of(self.descriptor(node, open)?)?.0.st_mode & 0o7777;
         // Set-group-id without execution by the group is another thing (inode(7)).
         let dropped = if mode & 0o2010 == 0o2010 {
             0o6000

@@ -111,13 +111,14 @@ impl Fs {
         let dir = self.directory(parent)?;
         make(dir, name)?;
         let mut is_ours = true;
-        let opened = hold(dir, name).and_then(|(fd, meta)| {
+        let mut meta = Meta::new();
+        let opened = hold(dir, name, &mut meta).and_then(|fd| {
             is_ours = meta.file_type() == kind;
             if is_ours { Ok(fd) } else { Err(Errno::STALE) }
         });
         match opened
-            .and_then(|fd| self.own(fd.as_fd(), owner, set_ids))
-            .and_then(|meta| self.new_qid(parent, &meta))
+            .and_then(|fd| self.own(fd.as_fd(), owner, set_ids, &mut meta))
+            .and_then(|()| self.new_qid(parent, &meta))
         {
             Err(errno) if is_ours => {
                 let flags = if kind == FileType::Directory {

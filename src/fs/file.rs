@@ -207,9 +207,14 @@ impl Fs {
         let dir = self.directory(parent)?;
         let (mode, set_ids) = owner.hold_back(perm);
         let fd = openat(dir, host_name, host_flags, mode)?;
-        let made = self.own(fd.as_fd(), owner, set_ids).and_then(|meta| {
+        let mut meta = Meta::new();
+        let owned = meta
+            .ask(fd.as_fd())
+            .and_then(|()| self.own(fd.as_fd(), owner, set_ids, &mut meta));
+        let made = owned.and_then(|()| {
             let open = self.keep_open(fd, access)?;
-            match self.add(parent, name, None, &meta) {
+            let spot = self.spot(parent, name);
+            match self.add(parent, name, spot, None, &meta) {
                 Ok(node) => Ok((node, open)),
                 Err(errno) => {
                     self.release_open(open);

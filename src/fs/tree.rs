@@ -41,7 +41,9 @@ crate::zeroed_record! {
         kind: u8,
         device_index: u8,
         flags: u8,
-        spare: [u8; 10],
+        spare: [u8; 6],
+        /// What it was put into the index by, as far as buckets tell hashes apart.
+        hash: u32,
     }
 }
 
@@ -55,6 +57,12 @@ const INDEXED: u8 = 2;
 const ROOT: u8 = 4;
 /// Another file has come to its name; the path is the same.
 const STALE: u8 = 8;
+
+/// Where in the index a path is: its hash, and the node of the file that it last was.
+pub(super) struct Spot {
+    hash: u64,
+    current: Option<NodeId>,
+}
 
 impl Linked for Node {
     fn next(&self) -> Id {
@@ -90,7 +98,8 @@ impl Node {
             kind: dirent_type(meta.file_type()),
             device_index,
             flags: 0,
-            spare: [0; 10],
+            spare: [0; 6],
+            hash: 0,
         })
     }
 
@@ -233,15 +242,38 @@ impl Fs {
 
     /// A node of `name` in `parent` that `wanted` says yes to.
     fn find(&self, parent: NodeId, name: &[u8], wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
-        self.index
-            .find(&self.nodes, self.hash(parent, name), |_, node| {
-                node.parent == parent && self.names.get(node.name()) == name && wanted(node)
-            })
+        let hash = self.hash(parent, name);
+        self.index.find(&self.nodes, hash, |_, node| {
+            node.parent == parent && wanted(node) && self.names.get(node.name()) == name
+        })
     }
 
     /// The node of the file that `name` in `parent` last was.
     pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.find(parent, name, |node| !node.has(STALE))
+    }
+
+    /// What [`Fs::add`] must know of the path `name` in `parent`, and whether one of its nodes has a descriptor.
+    #[inline(never)]
+    fn look_up(&self, parent: NodeId, name: &[u8]) -> (Spot, bool) {
+        let hash = self.hash(parent, name);
+        let (current, held) = (Cell::new(None), Cell::new(false));
+        let _none = self.index.find(&self.nodes, hash, |id, node| {
+            if node.parent == parent && self.names.get(node.name()) == name {
+                if !node.has(STALE) && current.get().is_none() {
+                    current.set(Some(id));
+                }
+                held.set(held.get() || node.fd.is_some());
+            }
+            false
+        });
+        let current = current.get();
+        (Spot { hash, current }, held.get())
+    }
+
+    /// The same, for who knows that a new node is to be added.
+    pub(super) fn spot(&self, parent: NodeId, name: Name<'_>) -> Spot {
+        self.look_up(parent, name.bytes()).0
     }
 
     /// Any node of the path `name` in `parent`, whatever file it was made for.
@@ -279,7 +311,7 @@ impl Fs {
         let Some(node) = self.nodes.get(id).filter(|node| node.has(INDEXED)) else {
             return;
         };
-        let hash = self.hash(node.parent, self.names.get(node.name()));
+        let hash = u64::from(node.hash);
         self.index.remove(&mut self.nodes, hash, id);
         if let Some(node) = self.nodes.get_mut(id) {
             node.flags &= !INDEXED;
@@ -288,8 +320,8 @@ impl Fs {
     }
 
     /// One step of a walk: the node of `name` in directory `parent`, with one reference for the
-    /// caller, and its attributes. At most two system calls: a known file costs one fstatat(2),
-    /// another one an openat(2) that opens nothing but the path, and an fstat(2).
+    /// caller, and its attributes into `meta`. At most two system calls: a known file costs one
+    /// fstatat(2), another one an openat(2) that opens nothing but the path, and an fstat(2).
     ///
     /// Errors: `ENAMETOOLONG`; `EMFILE` descriptors kept back for opens; openat(2)'s; `EPERM` a type that
     /// is not served, but to Linux, which walks to all; `EREMOTEIO` too many devices; `ENOMEM` tables full.
@@ -298,7 +330,8 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         linux: bool,
-    ) -> Result<(NodeId, Meta), Errno> {
+        meta: &mut Meta,
+    ) -> Result<NodeId, Errno> {
         let mut buffer = NameBuffer::new();
         let host_name = name.for_host(&mut buffer)?;
         let special = self.special;
@@ -309,51 +342,54 @@ impl Fs {
                 special.admit(meta.file_type())
             }
         };
-        let known = self.child(parent, name.bytes());
-        if self
-            .find(parent, name.bytes(), |node| node.fd.is_some())
-            .is_some()
-        {
-            let meta = Meta::of_name(self.directory(parent)?, host_name)?;
-            admit(&meta)?;
+        let (spot, is_held) = self.look_up(parent, name.bytes());
+        let known = spot.current;
+        if is_held {
+            meta.ask_name(self.directory(parent)?, host_name)?;
+            admit(meta)?;
             // As a rule the file that it last was; or one that it was before.
-            let found = self.find(parent, name.bytes(), |node| {
-                node.fd.is_some() && node.is_file(&meta)
-            });
+            let is_it = |node: &Node| node.fd.is_some() && node.is_file(meta);
+            let is_current = known.and_then(|id| self.nodes.get(id)).is_some_and(is_it);
+            let found = if is_current {
+                known
+            } else {
+                self.find(parent, name.bytes(), is_it)
+            };
             if let Some(id) = found {
                 if found != known {
                     self.make_current(known, id);
                 }
                 self.hold(id);
-                return Ok((id, meta));
+                return Ok(id);
             }
         }
         if self.is_short_of_descriptors() {
             return Err(Errno::MFILE);
         }
-        let (fd, meta) = hold(self.directory(parent)?, host_name)?;
-        admit(&meta)?;
+        let fd = hold(self.directory(parent)?, host_name, meta)?;
+        admit(meta)?;
         if let Some(id) = known
             && let Some(node) = self.nodes.get_mut(id)
             && !node.fd.is_some()
-            && node.is_file(&meta)
+            && node.is_file(meta)
         {
             node.fd = TableFd::new(fd);
             node.refs += 1;
             self.held += 1;
-            return Ok((id, meta));
+            return Ok(id);
         }
-        self.add(parent, name, Some(fd), &meta).map(|id| (id, meta))
+        self.add(parent, name, spot, Some(fd), meta)
     }
 
-    /// A new node for the file that `name` in `parent` now is, with one reference for the caller. A node
-    /// that had the name before keeps its path: deleting or renaming that is its matter too.
+    /// A new node for the file that `name` in `parent`, found at `spot`, now is, with one reference for the caller.
+    /// A node that had the name before keeps its path: deleting or renaming that is its matter too.
     ///
     /// Errors: `EREMOTEIO` too many devices; `ENOMEM` tables full.
     pub(super) fn add(
         &mut self,
         parent: NodeId,
         name: Name<'_>,
+        spot: Spot,
         fd: Option<OwnedFd>,
         meta: &Meta,
     ) -> Result<NodeId, Errno> {
@@ -365,12 +401,12 @@ impl Fs {
         let id = self
             .insert_node(node)
             .inspect_err(|_| self.names.remove(kept))?;
-        if let Some(old) = self.child(parent, name.bytes()) {
-            self.make_current(Some(old), id);
+        if spot.current.is_some() {
+            self.make_current(spot.current, id);
             self.forget_oldest(parent, name.bytes());
         }
         self.hold(parent);
-        self.put_into_index(id);
+        self.put_into_index(id, spot.hash);
         Ok(id)
     }
 
@@ -384,13 +420,11 @@ impl Fs {
         self.nodes.insert(node).ok_or(Errno::NOMEM)
     }
 
-    fn put_into_index(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get(id) else {
-            return;
-        };
-        let hash = self.hash(node.parent, self.names.get(node.name()));
+    #[allow(clippy::cast_possible_truncation)] // there are fewer buckets: see `NODES`
+    fn put_into_index(&mut self, id: NodeId, hash: u64) {
         self.index.insert(&mut self.nodes, hash, id);
         if let Some(node) = self.nodes.get_mut(id) {
+            node.hash = hash as u32;
             node.flags |= INDEXED;
         }
     }
@@ -444,7 +478,8 @@ impl Fs {
         node.name = name.block;
         node.name_len = name.len;
         self.names.remove(old_name);
-        self.put_into_index(id);
+        let hash = self.hash(parent, self.names.get(name));
+        self.put_into_index(id, hash);
         self.release(old_parent);
     }
 

@@ -1,7 +1,7 @@
 //! Attributes as the wire has them (protocol.md 1.2, 3.10, 3.11).
 
 use super::qid::Qid;
-use super::wire::{Field, Gid, Perm, Reader, Uid, Writer};
+use super::wire::{Field, Fixed, Gid, Perm, Reader, Uid, Writer};
 
 /// Declares a plain record of fields in wire order.
 macro_rules! record {
@@ -12,8 +12,28 @@ macro_rules! record {
         impl Field<'_> for $name {
             const LEAST: usize = 0 $( + <$type as Field>::LEAST )*;
             fn read(from: &mut Reader<'_>) -> Self { Self { $( $field: Field::read(from) ),* } }
+            fn write(&self, to: &mut Writer<'_>) {
+                if let Some(room) = to.take(Self::LEAST) {
+                    self.put(room);
+                }
+            }
+        }
+        impl Fixed for $name {
             #[inline(never)] // 1 kB
-            fn write(&self, to: &mut Writer<'_>) { $( self.$field.write(to); )* }
+            fn put(&self, room: &mut [u8]) {
+                // One look at its length: the stores behind it need none.
+                let Some(room) = room.first_chunk_mut::<{ <Self as Field>::LEAST }>() else {
+                    return;
+                };
+                let mut at = 0;
+                $(
+                    if let Some(place) = room.get_mut(at..) {
+                        self.$field.put(place);
+                    }
+                    at += <$type as Field>::LEAST;
+                )*
+                debug_assert_eq!(at, room.len());
+            }
         }
     };
 }
@@ -37,6 +57,9 @@ macro_rules! bits {
             const LEAST: usize = <$type as Field>::LEAST;
             fn read(from: &mut Reader<'_>) -> Self { Self(<$type as Field>::read(from) & Self::ALL.0) }
             fn write(&self, to: &mut Writer<'_>) { (self.0 & Self::ALL.0).write(to); }
+        }
+        impl Fixed for $name {
+            fn put(&self, room: &mut [u8]) { (self.0 & Self::ALL.0).put(room); }
         }
     };
 }

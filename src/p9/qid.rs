@@ -1,6 +1,6 @@
 //! What names a file on the wire, apart from its path.
 
-use super::wire::{Field, Reader, Writer};
+use super::wire::{Field, Fixed, Reader, Writer};
 
 /// Type byte of a qid: the file's kind (protocol.md 1.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,8 +38,21 @@ impl Field<'_> for Qid {
         }
     }
     fn write(&self, to: &mut Writer<'_>) {
-        self.kind.0.write(to);
-        self.version.write(to);
-        self.path.write(to);
+        if let Some(room) = to.take(Self::LEAST) {
+            self.put(room);
+        }
+    }
+}
+
+impl Fixed for Qid {
+    #[inline(always)] // a few stores
+    fn put(&self, room: &mut [u8]) {
+        if let Some([kind, room @ ..]) = room.first_chunk_mut::<{ <Self as Field>::LEAST }>() {
+            *kind = self.kind.0;
+            self.version.put(room);
+            if let Some(room) = room.get_mut(4..) {
+                self.path.put(room);
+            }
+        }
     }
 }

@@ -98,19 +98,25 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Appends bytes.
+    /// The next `count` bytes, which the caller fills. `None`: no room.
     #[inline(never)] // 6 kB
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        match self
+    pub fn take(&mut self, count: usize) -> Option<&mut [u8]> {
+        let room = self
             .buffer
             .get_mut(self.at..)
-            .and_then(|rest| rest.get_mut(..bytes.len()))
-        {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                self.at += bytes.len();
-            }
+            .and_then(|rest| rest.get_mut(..count));
+        match room {
+            Some(_) => self.at += count,
             None => self.overrun = true,
+        }
+        room
+    }
+
+    /// Appends bytes.
+    #[inline(never)] // as above
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.take(bytes.len()) {
+            room.copy_from_slice(bytes);
         }
     }
 
@@ -166,6 +172,13 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Writes a field over what stands at `at`.
+    pub fn put(&mut self, at: usize, field: &impl Fixed) {
+        if let Some(place) = self.buffer.get_mut(at..) {
+            field.put(place);
+        }
+    }
+
     /// How many bytes were written; [`Malformed`] if there was no room for all.
     pub fn written(&self) -> Result<usize, Malformed> {
         if self.overrun {
@@ -186,6 +199,12 @@ pub trait Field<'a>: Sized {
     fn write(&self, to: &mut Writer<'_>);
 }
 
+/// A field that takes the same number of bytes always.
+pub trait Fixed {
+    /// Writes it to the start of `room`, which has room.
+    fn put(&self, room: &mut [u8]);
+}
+
 macro_rules! integer_fields {
     ($($type:ty),*) => { $(
         impl Field<'_> for $type {
@@ -194,6 +213,14 @@ macro_rules! integer_fields {
             fn read(from: &mut Reader<'_>) -> Self { from.number::<{ size_of::<$type>() }>() as $type }
             #[allow(clippy::cast_lossless)] // one of the types is u64 itself
             fn write(&self, to: &mut Writer<'_>) { to.number::<{ size_of::<$type>() }>(*self as u64); }
+        }
+        impl Fixed for $type {
+            #[inline(always)] // a store, where the room's length is known
+            fn put(&self, room: &mut [u8]) {
+                if let Some(room) = room.first_chunk_mut() {
+                    *room = self.to_le_bytes();
+                }
+            }
         }
     )* };
 }
@@ -209,6 +236,10 @@ macro_rules! number_fields {
             const LEAST: usize = <$type as Field>::LEAST;
             fn read(from: &mut Reader<'_>) -> Self { Self(Field::read(from)) }
             fn write(&self, to: &mut Writer<'_>) { self.0.write(to); }
+        }
+        impl Fixed for $name {
+            #[inline(always)] // as above
+            fn put(&self, room: &mut [u8]) { self.0.put(room); }
         }
     )* };
 }
@@ -250,6 +281,12 @@ impl Field<'_> for Perm {
     }
     fn write(&self, to: &mut Writer<'_>) {
         (self.0 & 0o7777).write(to);
+    }
+}
+
+impl Fixed for Perm {
+    fn put(&self, room: &mut [u8]) {
+        (self.0 & 0o7777).put(room);
     }
 }
 

@@ -19,6 +19,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags};
 
 use crate::limits::{CHANNELS, LOG_FDS, PROC_FD, XATTR_FLAGS_END};
+use crate::packed::cut;
+use crate::sys::arena::List;
 use crate::sys::raw::{SEND_FLAGS, seccomp_has_action, seccomp_install};
 
 /// Circumstances in which a row holds.
@@ -67,7 +69,7 @@ pub enum Want {
 pub const MAX_WANTS: usize = 3;
 
 /// A row: when it holds, the call, and what must hold of its arguments, by their numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// When it holds.
     pub when: Modes,
@@ -206,6 +208,100 @@ table! {
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
     ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times";
     ALWAYS __NR_exit_group "exit_group" [] "the end";
+}
+
+/// The table as the program carries it, a fifth of its size: for each row when it holds, the call's number in two
+/// bytes, and of each want the argument and the kind, then what numbers it has, in four bytes each.
+static CARRIED: [u8; CARRY.1] = cut(&CARRY.0);
+const CARRY: ([u8; ROOM], usize) = carry(ALLOWED);
+const ROOM: usize = 2048;
+
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler
+const fn carry(rows: &[Rule]) -> ([u8; ROOM], usize) {
+    let (mut bytes, mut len, mut row) = ([0; ROOM], 0, 0);
+    while row < rows.len() {
+        let rule = &rows[row];
+        assert!(rule.call < 1 << 16);
+        len = put(&mut bytes, len, rule.when.0 as u32, 1);
+        len = put(&mut bytes, len, rule.call, 2);
+        let mut at = 0;
+        while at < MAX_WANTS {
+            let (arg, kind, numbers) = match rule.wants[at] {
+                None => (0, 0, [None, None]),
+                Some((arg, Want::Is(value))) => (arg, 1, [Some(value), None]),
+                Some((arg, Want::Zero)) => (arg, 2, [None, None]),
+                Some((arg, Want::Below(bound))) => (arg, 3, [Some(bound), None]),
+                Some((arg, Want::Masked(mask, value))) => (arg, 4, [Some(mask), Some(value)]),
+            };
+            len = put(&mut bytes, len, (arg as u32) << 4 | kind, 1);
+            if let Some(first) = numbers[0] {
+                len = put(&mut bytes, len, first, 4);
+            }
+            if let Some(second) = numbers[1] {
+                len = put(&mut bytes, len, second, 4);
+            }
+            at += 1;
+        }
+        row += 1;
+    }
+    (bytes, len)
+}
+
+/// The `count` low bytes of `number`, the lowest first; where they end.
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler
+const fn put(bytes: &mut [u8; ROOM], at: usize, number: u32, count: usize) -> usize {
+    let mut byte = 0;
+    while byte < count {
+        bytes[at + byte] = number.to_le_bytes()[byte];
+        byte += 1;
+    }
+    at + count
+}
+
+/// What is left of [`CARRIED`].
+struct Carried(&'static [u8]);
+
+impl Carried {
+    #[inline(never)]
+    fn number(&mut self, count: usize) -> u32 {
+        let (bytes, rest) = self.0.split_at_checked(count).unwrap_or_default();
+        self.0 = rest;
+        let upwards = bytes.iter().rev();
+        upwards.fold(0, |number, &byte| number << 8 | u32::from(byte))
+    }
+
+    #[inline(never)]
+    fn want(&mut self) -> Option<(u8, Want)> {
+        let [head, ..] = self.number(1).to_le_bytes();
+        let want = match head & 15 {
+            0 => return None,
+            1 => Is(self.number(4)),
+            2 => Zero,
+            3 => Below(self.number(4)),
+            _ => Masked(self.number(4), self.number(4)),
+        };
+        Some((head >> 4, want))
+    }
+}
+
+impl Iterator for Carried {
+    type Item = Rule;
+
+    fn next(&mut self) -> Option<Rule> {
+        let [when, ..] = self.number(1).to_le_bytes();
+        let rule = Rule {
+            when: Modes(when),
+            call: self.number(2),
+            wants: [(); MAX_WANTS].map(|()| self.want()),
+        };
+        (when > 0).then_some(rule) // no row is for nothing, and behind the last there are zeros
+    }
+}
+
+/// The rows of [`ALLOWED`].
+#[inline(never)]
+fn rows() -> List<Rule> {
+    List::of(Carried(&CARRIED))
 }
 
 /// The architecture that the filter is for, as the kernel's audit numbers it.
@@ -357,15 +453,26 @@ pub fn install(modes: Modes) -> Result<(), Errno> {
     } else {
         SECCOMP_RET_TRAP
     }; // before Linux 4.14
-    let program = assemble(ALLOWED, modes, refuse).ok_or(Errno::INVAL)?;
+    let program = assemble(&rows(), modes, refuse).ok_or(Errno::INVAL)?;
     seccomp_install(program.code())
 }
 
 /// Different calls that the filter lets pass in `modes`.
 pub fn count_calls(modes: Modes) -> usize {
-    let held = || ALLOWED.iter().filter(|rule| modes.meets(rule.when));
+    let rows = rows();
+    let held = || rows.iter().filter(|rule| modes.meets(rule.when));
     held()
         .enumerate()
         .filter(|(at, rule)| !held().take(*at).any(|before| before.call == rule.call))
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_carried_whole() {
+        assert_eq!(*rows(), *ALLOWED);
+    }
 }

@@ -63,6 +63,7 @@ impl Channel {
         if self.is_live() {
             self.window.shut();
             self.window.discard();
+            self.window.forget();
         }
         if self.stage != Stage::Over {
             self.stage = Stage::Over;

@@ -189,7 +189,7 @@ fn handle(
         Tflushf::KIND => put(out, read(body).and_then(|t| data::flushf(s, t))),
         Tallocate::KIND => put(out, read(body).and_then(|t| data::allocate(s, t))),
         Treadlink::KIND => read(body).and_then(|t| attr::readlink(s, t, out)),
-        Tgetattr::KIND => put(out, read(body).and_then(|t| attr::getattr(s, t))),
+        Tgetattr::KIND => read(body).and_then(|t| attr::getattr(s, t, out)),
         // One layout for both.
         Tsetattr::KIND | Tsetattrclunk::KIND => read(body).and_then(|t: Tsetattr| {
             let done = attr::setattr(s, t);

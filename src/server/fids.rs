@@ -153,10 +153,13 @@ impl Fids {
     }
 
     fn find(&self, connection: u16, fid: Fid) -> Option<Id> {
-        self.index
-            .find(&self.records, self.hash(connection, fid), |_, record| {
-                record.number == fid.0 && record.connection == connection
-            })
+        self.find_hashed(self.hash(connection, fid), connection, fid)
+    }
+
+    fn find_hashed(&self, hash: u64, connection: u16, fid: Fid) -> Option<Id> {
+        self.index.find(&self.records, hash, |_, record| {
+            record.number == fid.0 && record.connection == connection
+        })
     }
 
     fn record(&mut self, connection: u16, fid: Fid) -> Option<&mut Record> {
@@ -184,7 +187,9 @@ impl Fids {
     /// Makes `fid` stand for `state`. What it stood for before is the caller's to release.
     /// Without room, which [`Fids::reserve`] tells before, `state` itself comes back.
     pub fn set(&mut self, connection: u16, fid: Fid, state: State) -> Option<State> {
-        if let Some(record) = self.record(connection, fid) {
+        let hash = self.hash(connection, fid);
+        let known = self.find_hashed(hash, connection, fid);
+        if let Some(record) = known.and_then(|id| self.records.get_mut(id)) {
             let was = record.state();
             record.set(state);
             return Some(was);
@@ -215,7 +220,6 @@ impl Fids {
         if let Some(first) = self.first.get_mut(usize::from(connection)) {
             *first = id;
         }
-        let hash = self.hash(connection, fid);
         self.index.insert(&mut self.records, hash, id);
         None
     }
@@ -235,19 +239,23 @@ impl Fids {
 
     /// Gives `fid` up. What it stood for is the caller's to release. Error: `EBADF` no such fid.
     pub fn remove(&mut self, connection: u16, fid: Fid) -> Result<State, Errno> {
-        let id = self.find(connection, fid).ok_or(Errno::BADF)?;
-        self.remove_record(id).ok_or(Errno::BADF)
+        let hash = self.hash(connection, fid);
+        let id = self.find_hashed(hash, connection, fid);
+        id.and_then(|id| self.remove_record(id, hash))
+            .ok_or(Errno::BADF)
     }
 
     /// Gives up some fid of a connection. `None`: it has none.
     pub fn remove_any(&mut self, connection: u16) -> Option<State> {
         let id = *self.first.get(usize::from(connection))?;
-        self.remove_record(id)
+        let fid = Fid(self.records.get(id)?.number);
+        self.remove_record(id, self.hash(connection, fid))
     }
 
-    fn remove_record(&mut self, id: Id) -> Option<State> {
+    /// Takes out the record `id`, whose hash is `hash`.
+    fn remove_record(&mut self, id: Id, hash: u64) -> Option<State> {
         let record = self.records.get(id)?;
-        let (state, connection, fid) = (record.state(), record.connection, Fid(record.number));
+        let (state, connection) = (record.state(), record.connection);
         let (before, after) = (record.before, record.after);
         if let Some(record) = self.records.get_mut(after) {
             record.before = before;
@@ -260,7 +268,6 @@ impl Fids {
                 }
             }
         }
-        let hash = self.hash(connection, fid);
         self.index.remove(&mut self.records, hash, id);
         self.records.remove(id);
         Some(state)

@@ -2,7 +2,8 @@
 //!
 //! A turn serves requests that are already in a connection's buffer, until they are used up, the
 //! peer must read first, or the turn has cost [`TURN_COST`] units. So one connection delays another by
-//! at most one turn and one request of each that has work. Replies of a turn are sent together.
+//! at most one turn and one request of each that has work. Replies of a turn are sent together. One that
+//! is the only one has longer turns ([`TURN_COST_ALONE`]).
 //!
 //! Where one connection alone is talking, it alone is looked at ([`Server::stay`]), for as long as a turn may
 //! cost: the others, all of which only listen, are asked about by one descriptor for all of them, or not at all
@@ -27,7 +28,8 @@ use self::fids::Fids;
 use self::values::Values;
 use crate::fs::Fs;
 use crate::limits::{
-    FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES, TURN_COST,
+    FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES,
+    TURN_COST, TURN_COST_ALONE,
 };
 use crate::log::Log;
 use crate::sys::arena::List;
@@ -215,7 +217,8 @@ impl<'a> Server<'a> {
                 }
                 return is_alone;
             }
-            match turn(connection, &mut self.common) {
+            let most = if is_alone { TURN_COST_ALONE } else { TURN_COST };
+            match turn(connection, &mut self.common, most) {
                 Some(spent) => cost += 1 + spent,
                 None => {
                     self.end(self.last);
@@ -242,7 +245,7 @@ impl<'a> Server<'a> {
         };
         match place {
             Place::Live(connection) => {
-                if connection.has_work() && turn(connection, &mut self.common).is_none()
+                if connection.has_work() && turn(connection, &mut self.common, TURN_COST).is_none()
                     || connection.is_done()
                 {
                     self.end(at);
@@ -402,8 +405,8 @@ fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
     Ok(any)
 }
 
-/// Serves requests that are there; what that cost. None: the connection is over.
-fn turn(connection: &mut Connection, common: &mut Common<'_>) -> Option<usize> {
+/// Serves requests that are there, until that has cost `most`; what it cost. None: the connection is over.
+fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Option<usize> {
     let Common {
         fids,
         values,
@@ -420,7 +423,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>) -> Option<usize> {
         return None;
     }
     let mut cost = 0;
-    while cost < TURN_COST {
+    while cost < most {
         let (header, body) = match connection.next() {
             Next::Frame(header, body) => (header, body),
             Next::Incomplete => break,

@@ -8,11 +8,12 @@ use core::sync::atomic::AtomicU32;
 use linux_raw_sys::general::{
     __NR_clock_gettime, __NR_close_range, __NR_connect, __NR_exit_group, __NR_fcntl, __NR_futex,
     __NR_futex_waitv, __NR_landlock_add_rule, __NR_landlock_create_ruleset,
-    __NR_landlock_restrict_self, __NR_mount_setattr, __NR_ppoll, __NR_prctl, __NR_rt_sigaction,
-    __NR_rt_sigprocmask, __NR_seccomp, __NR_sendmsg, __NR_setsockopt, __NR_unshare, AT_EMPTY_PATH,
-    AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, F_SETOWN, FASYNC,
-    FUTEX_WAKE, O_RDWR, SA_RESTART, SIG_BLOCK, SIG_UNBLOCK, SIGIO, SIGPIPE, SIGXFSZ, flock,
-    futex_waitv, iovec, kernel_sigaction, kernel_sigset_t, mount_attr, pollfd, timespec,
+    __NR_landlock_restrict_self, __NR_mount_setattr, __NR_newfstatat, __NR_ppoll, __NR_prctl,
+    __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_sendmsg, __NR_setsockopt,
+    __NR_unshare, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, CLONE_NEWNS,
+    F_OFD_GETLK, F_OFD_SETLK, F_SETFL, F_SETOWN, FASYNC, FUTEX_WAKE, O_RDWR, SA_RESTART, SIG_BLOCK,
+    SIG_UNBLOCK, SIGIO, SIGPIPE, SIGXFSZ, flock, futex_waitv, iovec, kernel_sigaction,
+    kernel_sigset_t, mount_attr, pollfd, stat, timespec,
 };
 use linux_raw_sys::landlock::{
     LANDLOCK_CREATE_RULESET_VERSION, landlock_path_beneath_attr, landlock_rule_type,
@@ -398,6 +399,22 @@ pub fn send(
     let at = (&raw const message).addr();
     // SAFETY: the kernel reads the message, the bytes and the control message during the call.
     check(unsafe { syscall4(__NR_sendmsg, number as usize, at, flags as usize, 0) })
+}
+
+/// No file's attributes.
+pub fn no_status() -> stat {
+    // SAFETY: all fields are integers, for which zero bytes are values.
+    unsafe { core::mem::zeroed() }
+}
+
+/// Attributes of `name` in a directory, a symlink's own; of the descriptor's file where the name is empty
+/// (newfstatat(2)). Not rustix's, which returns what has to be moved then. Errors: its own.
+pub fn status(dir: BorrowedFd<'_>, name: &CStr, to: &mut stat) -> Result<(), Errno> {
+    let fd = dir.as_raw_fd().cast_unsigned() as usize;
+    let (name, to) = (name.as_ptr().addr(), core::ptr::from_mut(to).addr());
+    let flags = (AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) as usize;
+    // SAFETY: the kernel reads up to the NUL and writes one stat during the call.
+    check(unsafe { syscall4(__NR_newfstatat, fd, name, to, flags) }).map(|_| ())
 }
 
 /// Flags of [`send`].

@@ -29,24 +29,29 @@ impl Key {
 
     /// Hash of a number and some bytes: each word is mixed in by a multiplication whose two halves are
     /// folded together (as wyhash and foldhash do). Whoever knows no hash cannot aim at a bucket.
+    #[inline(never)]
     pub fn hash(self, number: u64, bytes: &[u8]) -> u64 {
         let mut state = fold(number ^ self.0, self.1);
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            state = fold(state ^ u64::from_le_bytes(word), self.1);
+        let mut rest = bytes;
+        while let Some((word, behind)) = rest.split_first_chunk() {
+            state = fold(state ^ u64::from_le_bytes(*word), self.1);
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            let word = rest
+                .iter()
+                .fold(0, |word, &byte| word << 8 | u64::from(byte));
+            state = fold(state ^ word, self.1);
         }
         fold(state ^ bytes.len() as u64, self.0)
     }
 }
 
 #[allow(clippy::cast_possible_truncation)] // the halves
+#[inline(always)] // a multiplication
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b | 1);
-    let [low, high] = [product, product >> 64].map(|half| half as u64);
-    low ^ high
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// A record with a place for the chain of its hash bucket.

@@ -12,6 +12,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, SocketFlags, SocketType, recv,
     recvmsg, send, socketpair,
 };
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs::{self, OpenOptions};
 use std::mem::MaybeUninit;
@@ -51,6 +52,11 @@ impl Place {
         self.dir.path().join("root")
     }
 
+    /// Where whoever wants a tree of their own may make one.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A bundle with so many mounts beside its root.
     pub fn bundle(&self, mounts: usize) -> PathBuf {
         let bundle = self.dir.path().join(format!("bundle{mounts}"));
@@ -70,10 +76,42 @@ impl Drop for Place {
 
 /// Confines what this thread starts and does from now on to one core.
 pub fn pin(core: usize) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    sched_setaffinity(None, &only(core)).expect("sched_setaffinity");
+}
+
+/// Lets this thread, and what it starts from now on, run anywhere.
+pub fn unpin() {
+    sched_setaffinity(None, &all_cores()).expect("sched_setaffinity");
+}
+
+fn only(core: usize) -> CpuSet {
     let mut set = CpuSet::new();
-    set.set(core.min(cores - 1));
-    sched_setaffinity(None, &set).expect("sched_setaffinity");
+    set.set(core.min(cores() - 1));
+    set
+}
+
+fn all_cores() -> CpuSet {
+    let mut set = CpuSet::new();
+    (0..cores()).for_each(|core| set.set(core));
+    set
+}
+
+/// Cores of this machine, whichever of them we run on.
+fn cores() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").expect("/proc/cpuinfo");
+    let lines = text.lines().filter(|line| line.starts_with("processor"));
+    lines.count().clamp(1, CpuSet::MAX_CPU)
+}
+
+/// Where the driver and a server of one thread run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cores {
+    /// Each has its own.
+    Other,
+    /// One for both.
+    Same,
+    /// Wherever the kernel puts them.
+    Any,
 }
 
 /// The core of the driver, and that of the servers.
@@ -87,6 +125,8 @@ const LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench.log");
 #[derive(Clone, Debug)]
 pub enum Kind {
     Gofer,
+    /// With flags.
+    Flagged(&'static [&'static str]),
     Echo,
     /// Another server: words in which {} stands for the socket, {tree} and {bundle} for what they say.
     Peer(String),
@@ -120,9 +160,12 @@ impl Server {
         let mut numbers = theirs.iter().map(|socket| socket.as_raw_fd().to_string());
         let root = place.root();
         let mut command = match kind {
-            Kind::Gofer => {
+            Kind::Gofer | Kind::Flagged(_) => {
                 let mut command = Command::new(binary());
                 command.arg("--bundle").arg(place.bundle(connections - 1));
+                if let Kind::Flagged(flags) = kind {
+                    command.args(*flags);
+                }
                 numbers.for_each(|number| {
                     command.args(["--io-fds", &number]);
                 });
@@ -178,6 +221,20 @@ impl Server {
             child,
             lines,
             start,
+        }
+    }
+
+    /// Puts this thread and the server, which has one, where they are to run.
+    pub fn place(&self, cores: Cores) {
+        let theirs = if cores == Cores::Same { OURS } else { THEIRS };
+        let child = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let child = child.expect("a number of a process");
+        for (process, core) in [(None, OURS), (Some(child), theirs)] {
+            let set = match cores {
+                Cores::Any => all_cores(),
+                Cores::Other | Cores::Same => only(core),
+            };
+            sched_setaffinity(process, &set).expect("sched_setaffinity");
         }
     }
 

@@ -15,6 +15,8 @@
     unreachable_pub
 )]
 
+#[path = "../client/channel.rs"]
+mod channel;
 #[path = "../client/harness.rs"]
 mod harness;
 #[path = "../client/p9.rs"]
@@ -24,6 +26,7 @@ mod echo;
 mod footprint;
 mod server;
 mod speed;
+mod windows;
 mod work;
 
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -41,6 +44,8 @@ usage: ./build.sh bench [OPTION...]
   --only TEXT         workloads with this in their names, and nothing else
   --peer NAME=LINE    another server: a command line in which {} is the number of the socket that it serves,
                       {tree} the tree and {bundle} a folder with a spec; again for more
+  --go DRIVER         the client in Go that tests/interop/run.sh builds, its server beside it; ORIGINAL_GOFER and
+                      ORIGINAL_CONTRACT, where they are set, name a further server for it
   --into FILE         put what is printed between two marks in this file, too
 ";
 
@@ -54,6 +59,8 @@ pub struct Plan {
     pub only: String,
     /// Other servers.
     pub peers: Vec<(String, Kind)>,
+    /// A client in Go.
+    pub go: Option<PathBuf>,
     /// Fids, nodes, entries and processes where there are many: divided by this.
     pub smaller: usize,
 }
@@ -72,6 +79,7 @@ fn main() {
         round_ms: 60,
         only: String::new(),
         peers: Vec::new(),
+        go: None,
         smaller: 1,
     };
     let mut into = None;
@@ -95,6 +103,7 @@ fn main() {
                 let (name, line) = text.split_once('=').expect("--peer NAME=LINE");
                 plan.peers.push((name.into(), Kind::Peer(line.into())));
             }
+            "--go" => plan.go = Some(PathBuf::from(value())),
             "--into" => into = Some(PathBuf::from(value())),
             _ => {
                 print!("{HELP}");
@@ -128,6 +137,10 @@ fn measure(plan: &Plan) -> String {
     let place = Place::new(10_000 / plan.smaller);
     let mut report = machine();
     report += &speed::work_table(plan, &place);
+    report += &windows::window_table(plan, &place);
+    if let Some(driver) = &plan.go {
+        report += &windows::go_table(plan, driver, &place);
+    }
     if plan.only.is_empty() {
         report += &speed::connection_table(plan, &place);
         report += &speed::fairness_table(plan, &place);

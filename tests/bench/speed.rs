@@ -12,11 +12,11 @@ use rustix::thread::gettid;
 use std::fs;
 use std::time::{Duration, Instant};
 
-const GOOGLE: &str = "9P2000.L.Google.13";
+pub const GOOGLE: &str = "9P2000.L.Google.13";
 const LINUX: &str = "9P2000.L";
 
 /// Starts a server on its core, attached and prepared.
-fn prepared(kind: &Kind, place: &Place, connections: usize, version: &str) -> Server {
+pub fn prepared(kind: &Kind, place: &Place, connections: usize, version: &str) -> Server {
     pin(THEIRS);
     let mut server = Server::start(kind, place, connections, version);
     pin(OURS);
@@ -28,13 +28,13 @@ fn prepared(kind: &Kind, place: &Place, connections: usize, version: &str) -> Se
 
 /// One operation, in µs: as the client sees it, and on the server's core.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Time {
-    seen: f64,
-    core: f64,
+pub struct Time {
+    pub seen: f64,
+    pub core: f64,
 }
 
 /// Runs cycles for about so long, with a few before that do not count.
-fn round(
+pub fn round(
     server: &mut Server,
     round_ms: u64,
     operations: usize,
@@ -61,7 +61,7 @@ fn round(
     }
 }
 
-fn middle(rounds: &[Time]) -> Time {
+pub fn middle(rounds: &[Time]) -> Time {
     Time {
         seen: median(rounds.iter().map(|time| time.seen).collect()),
         core: median(rounds.iter().map(|time| time.core).collect()),
@@ -80,11 +80,11 @@ fn run(line: &mut Line, work: &Work) -> Result<(), Errno> {
         .try_fold((), |(), stage| line.stage(stage, donates))
 }
 
-fn must_run(line: &mut Line, work: &Work) {
+pub fn must_run(line: &mut Line, work: &Work) {
     run(line, work).unwrap_or_else(|errno| panic!("{}: {errno}", work.name));
 }
 
-fn cell(time: Option<Time>, unit: f64) -> String {
+pub fn cell(time: Option<Time>, unit: f64) -> String {
     match time {
         Some(Time { seen, core }) => format!("{:.1} / {:.1}", seen / unit, core / unit),
         None => "–".into(),

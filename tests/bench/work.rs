@@ -212,6 +212,7 @@ pub fn works(depth: usize) -> Vec<Work> {
         read("read 64 KiB", 64 << 10),
         read("read 1 MiB", MIB),
         write("write 4 KiB", 4 << 10),
+        write("write 64 KiB", 64 << 10),
         write("write 1 MiB", MIB),
         Work {
             donates: true,

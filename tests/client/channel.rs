@@ -106,15 +106,20 @@ impl Window {
         }
     }
 
-    /// Reads `bytes` bytes at `at`.
-    pub fn get(&self, at: usize, bytes: usize) -> Vec<u8> {
-        let from = self.place(at, bytes).as_ptr();
-        let mut all = vec![0; bytes];
-        // SAFETY: inside the mapping, which `all` lies outside of.
+    /// Reads what stands at `at`.
+    pub fn copy(&self, at: usize, to: &mut [u8]) {
+        let from = self.place(at, to.len()).as_ptr();
+        // SAFETY: inside the mapping, which `to` lies outside of.
         #[allow(unsafe_code)]
         unsafe {
-            all.as_mut_ptr().copy_from_nonoverlapping(from, bytes);
+            to.as_mut_ptr().copy_from_nonoverlapping(from, to.len());
         }
+    }
+
+    /// Reads `bytes` bytes at `at`.
+    pub fn get(&self, at: usize, bytes: usize) -> Vec<u8> {
+        let mut all = vec![0; bytes];
+        self.copy(at, &mut all);
         all
     }
 

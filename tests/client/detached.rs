@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -164,6 +164,42 @@ fn a_directory_moved_out_of_its_attach_point_has_no_way_up() {
 }
 
 /// Where a file is opened again by its descriptor, its directory is not needed and not held.
+/// The fids are those of Linux's client, which lists `..` too. Into that directory some kernels let names go.
+#[test]
+fn a_directory_moved_out_is_served_below_names_out_of_it_are_exdev_and_its_parent_is_a_number() {
+    let tree = Tree::new();
+    tree.dir("d");
+    tree.file("d/in", b"text");
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut gofer = Launch::new(&tree.bundle(), 1).start();
+    let mut client = gofer.client(0);
+    client.version(1 << 17, b"9P2000.L").unwrap();
+    client.attach_root(ROOT).unwrap();
+    for (fid, path) in [(2, "d"), (3, "d/in"), (4, "d")] {
+        client.walk_to(ROOT, fid, path).unwrap();
+    }
+    fs::rename(tree.path("d"), tree.outside("d")).unwrap();
+    // What comes there later is served too.
+    fs::write(tree.outside("d/later"), b"later").unwrap();
+    client.mkdir(2, b"made", 0o755, NOFID).unwrap();
+    client.walk_to(2, 5, "later").unwrap();
+    client.renameat(2, b"later", 2, b"last").unwrap();
+    assert!(tree.outside("d/made").is_dir() && tree.outside("d/last").is_file());
+
+    for name in [&b"in"[..], b"made"] {
+        refused(client.renameat(2, name, ROOT, b"new"), Errno::EXDEV);
+    }
+    refused(client.rename(3, ROOT, b"new"), Errno::EXDEV);
+    refused(client.link(ROOT, 3, b"new"), Errno::EXDEV);
+    assert!(tree.outside("d/in").is_file() && !tree.path("new").exists());
+
+    client.lopen(4, O_RDONLY).unwrap();
+    let list = client.list(4, 4096).unwrap();
+    let above = list.iter().find(|entry| entry.name == b"..").unwrap();
+    let number = fs::metadata(tree.outside("")).unwrap().ino();
+    assert_eq!(above.qid.path, number);
+}
+
 #[test]
 fn the_directory_of_a_file_that_is_an_attach_point_is_not_held() {
     let tree = Tree::new();
@@ -255,6 +291,19 @@ fn nothing_but_the_clones_is_held() {
         let paths: Vec<_> = dirs.map(|(_, path)| path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/"; 4]); // and that of /proc/self/fd
     });
+}
+
+/// The runtime has mounted nothing at the destination: a mount of ours there would be EBUSY, and EXDEV, to the root's client.
+#[test]
+fn a_read_only_mount_that_is_none_is_so_for_its_own_connection_alone() {
+    let tree = Tree::new();
+    tree.dir("ro");
+    let (_gofer, mut clients) = serve_mounts(&tree, false, &[Mount::bind("/ro", &["ro"])]);
+    refused(clients[1].mkdir(ROOT, b"d", 0o755, NOFID), Errno::EROFS);
+    clients[0].walk_to(ROOT, 2, "ro").unwrap();
+    clients[0].mkdir(2, b"d", 0o755, NOFID).unwrap();
+    assert!(tree.path("ro/d").is_dir());
+    clients[0].renameat(ROOT, b"ro", ROOT, b"moved").unwrap();
 }
 
 /// As it was on the runtime's own mounts.

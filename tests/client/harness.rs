@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, chdir, chroot, dup2_raw, setgid, setgroups, setuid, 
 use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
@@ -30,6 +31,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The fid of the attach root in every [`Session`].
 pub const ROOT: u32 = 1;
@@ -764,6 +767,37 @@ impl Drop for Gofer {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Looks until it is well.
+#[track_caller]
+pub fn until<T, E: fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(well) => return well,
+            Err(seen) if begin.elapsed() > PATIENCE => panic!("{what}: {seen:?} after 20 s"),
+            Err(_) => sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Memory in use: the exact sum, where VmRSS may lag behind by some pages for each processor.
+pub fn resident_kib(gofer: &Gofer) -> u64 {
+    let text = gofer.proc_text("smaps_rollup").expect("read smaps_rollup");
+    let field = status_field(&text, "Rss").expect("a sum");
+    field.trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The memory of an idle server, once it has given back what its first requests took.
+pub fn settled(gofer: &Gofer) -> u64 {
+    let (mut last, mut same) = (resident_kib(gofer), 0);
+    until("memory at rest", || {
+        let now = resident_kib(gofer);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        if same > 12 { Ok(now) } else { Err(now) }
+    })
 }
 
 /// Device and inode number of what a path leads to: what a descriptor of the program is, as no name in /proc tells

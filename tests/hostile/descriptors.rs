@@ -1,9 +1,9 @@
 //! Descriptors sent with requests, and none left to open anything with.
 
-use crate::harness::ROOT;
+use crate::harness::{ROOT, until};
 use crate::p9::{Client, Fault, MSIZE, NOID, O_RDONLY, O_RDWR, t};
 use crate::request::{BASE, Request, ask, batch, furnish, heard, stage};
-use crate::world::{Setting, item, until};
+use crate::world::{Setting, item};
 use nix::errno::Errno::*;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;

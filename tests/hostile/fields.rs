@@ -67,6 +67,7 @@ fn said(message: &str, field: &str, value: u64, linux: bool) -> Option<Result<()
     match (message, field) {
         ("auth", _) => Some(Err(ENOSYS)),
         ("channel", _) if linux => Some(Err(ENOSYS)),
+        // Two are offered, with two halves each.
         ("channel", "id") => Some(if value < 2 { Ok(()) } else { Err(ENOSYS) }),
         ("channel", _) => Some(if value < 2 { Ok(()) } else { Err(EINVAL) }),
         ("lock" | "getlock", _) if !linux => Some(Err(EIO)),

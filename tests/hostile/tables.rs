@@ -1,9 +1,9 @@
 //! Tables filled to their limits, trees as deep and as wide as they get, and names that go round.
 
-use crate::harness::{ROOT, expect_descriptors};
+use crate::harness::{ROOT, expect_descriptors, until};
 use crate::p9::{Client, Data, Fault, MSIZE, NOID, O_RDWR, refused, t};
 use crate::request::heard_all;
-use crate::world::{Setting, World, item, until};
+use crate::world::{Setting, World, item};
 use nix::errno::Errno::{self, *};
 
 const FIDS: u32 = 1_000_000;

@@ -1,7 +1,9 @@
 //! A server with hostile clients, a quiet one that is served all along, and what is looked at afterwards.
 
-use crate::harness::{Gofer, Launch, Mount, ROOT, Tree, meanwhile, spec, status_field, write_spec};
-use crate::p9::{Client, PATIENCE};
+use crate::harness::{
+    Gofer, Launch, Mount, ROOT, Tree, meanwhile, resident_kib, settled, spec, until, write_spec,
+};
+use crate::p9::Client;
 use crate::say;
 use std::collections::BTreeMap;
 use std::fs;
@@ -180,37 +182,6 @@ impl Waits {
         self.longest = self.longest.max(begin.elapsed());
         self.count += 1;
     }
-}
-
-/// Looks until it is well.
-#[track_caller]
-pub fn until<T, E: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
-    let begin = Instant::now();
-    loop {
-        match look() {
-            Ok(well) => return well,
-            Err(seen) if begin.elapsed() > PATIENCE => panic!("{what}: {seen:?} after 20 s"),
-            Err(_) => sleep(Duration::from_millis(10)),
-        }
-    }
-}
-
-/// Memory in use: the exact sum, where VmRSS may lag behind by some pages for each processor.
-fn resident_kib(gofer: &Gofer) -> u64 {
-    let text = gofer.proc_text("smaps_rollup").expect("read smaps_rollup");
-    let field = status_field(&text, "Rss").expect("a sum");
-    field.trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// The memory of an idle server, once it has given back what its first requests took.
-fn settled(gofer: &Gofer) -> u64 {
-    let (mut last, mut same) = (resident_kib(gofer), 0);
-    until("memory at rest", || {
-        let now = resident_kib(gofer);
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        if same > 12 { Ok(now) } else { Err(now) }
-    })
 }
 
 /// All about a file that its use could change, but for the time of its last reading.

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|ours|runsc|build-runsc|all]
 #
-#   suite        the client package against our gofer, then against the package's own server
-#   ours         the first half of it
+#   suite        the client package against our gofer, over sockets and over channels, then against the package's own
+#                server, which has no channels, and where there is one, against the original, both ways; and whether
+#                the client of the bench runs, which is built as target/interop/bin/driver (docs/bench.md)
+#   ours         the part with our gofer
 #   runsc        OCI bundles under a real runsc, its own gofer beside ours; RUNSC and RUNSC_FRONT name the two builds of
 #                it. Without them the same harness runs on a stand-in that starts gofers as a runsc does
 #   build-runsc  builds the two from gVisor's module, where the module proxy serves it, and prints their paths
 #   all          suite, runsc (the default)
 #
+# The client package has no channels: harness/ carries its frames over them as gVisor's client does, as many at once as
+# there are channels, the others over the socket. A run in which none goes over a channel is red.
+#
 # GOFER_BIN    the gofer (default: target/gofer)
 # CONTRACT     S, L or "S L": how it is started; default: S, and L as soon as the gofer takes it
 # ORIGINAL_GOFER, ORIGINAL_CONTRACT   a runsc that serves 9P: the suite runs on it too, as UNDER_TEST=original
 # SKIP         tests that are left out, a pattern
-# BUNDLES, RUNSC_FLAGS, NO_ROOTLESS, ROOTLESS_ONLY, SQLITE3   see runsc/bundles_test.go
+# BUNDLES, RUNSC_FLAGS, NO_ROOTLESS, ROOTLESS_ONLY, NO_CHANNELS, SQLITE3   see runsc/bundles_test.go
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -55,6 +60,7 @@ build() {
     [ -x "$GOFER_BIN" ] || die "no $GOFER_BIN: ./build.sh builds it"
     go vet ./...
     go build -o "$bin/fork" ./cmd/fork
+    go test -c -o "$bin/driver" ./bench
     export FORK_BIN=$bin/fork
 }
 
@@ -83,24 +89,29 @@ go_test() {
 }
 
 ours() {
-    local contract
+    local contract transport
     for contract in $(contracts); do
-        UNDER_TEST=ours CONTRACT=$contract go_test ./suite "ours-$contract"
+        for transport in socket channels; do
+            UNDER_TEST=ours CONTRACT=$contract TRANSPORT=$transport go_test ./suite "ours-$contract-$transport"
+        done
     done
 }
 
 suite() {
     [ "$(id -u)" -eq 0 ] || die "the suite makes devices and gives files away: run it as root"
-    local contract
+    local contract transport
     ours
     for contract in $(contracts); do
         UNDER_TEST=fork CONTRACT=$contract go_test ./suite "fork-$contract"
     done
     if [ -n "${ORIGINAL_GOFER-}" ]; then
-        UNDER_TEST=original CONTRACT=${ORIGINAL_CONTRACT:-L} go_test ./suite original
+        for transport in socket channels; do
+            UNDER_TEST=original CONTRACT=${ORIGINAL_CONTRACT:-L} TRANSPORT=$transport go_test ./suite "original-$transport"
+        done
     else
-        say "interop original: not run, ORIGINAL_GOFER names no runsc"
+        say "interop original: neither column is run, ORIGINAL_GOFER names no runsc"
     fi
+    BENCH_INTO=$work/bench.md BENCH_ROUNDS=1 BENCH_MS=1 go_test ./bench bench # whether it runs
 }
 
 runsc() {
@@ -143,7 +154,7 @@ case "${1-all}" in
     runsc) build; runsc ;;
     build-runsc) need_go; build_runsc; exit ;;
     all) build; suite; runsc ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
+    *) sed -n '2,22s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
 esac
 say "$passed passed, $failed failed"
 [ $broken -eq 0 ]

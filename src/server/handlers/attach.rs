@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use crate::fs::attr::Meta;
 use crate::fs::name::Name;
 use crate::limits::{FRAME_BYTES, WALK_NAMES};
 use crate::p9::messages::{Message, Rattach, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion};
@@ -68,7 +69,13 @@ pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     let node = if path.is_empty() {
         root
     } else {
-        let below = walk::descend(s, root, path.split(|&byte| byte == b'/'), |_| {});
+        let below = walk::descend(
+            s,
+            root,
+            path.split(|&byte| byte == b'/'),
+            &mut Meta::new(),
+            |_| {},
+        );
         s.fs.release(root);
         below?
     };

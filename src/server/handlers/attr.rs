@@ -3,13 +3,13 @@
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::fs::attr::{Change, Time, qid_type};
+use crate::fs::attr::{Change, Meta, Time, qid_type};
 use crate::fs::name::Name;
 use crate::fs::tree::qid_path;
 use crate::limits::{LINK_BYTES, WALK_NAMES};
 use crate::p9::attr::{FullStat, GetMask, SetMask};
 use crate::p9::messages::{
-    Rgetattr, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr, Tstatfs,
+    Message, Rgetattr, Rstatfs, Tgetattr, Tmultigetattr, Treadlink, Tsetattr, Tstatfs,
 };
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Field, Gid, Uid, Writer};
@@ -18,9 +18,10 @@ use crate::server::dispatch::Session;
 /// Tgetattr -> Rgetattr. All attributes whatever was asked, also of a deleted file.
 ///
 /// Errors, in this order: `EBADF` no such fid; then fstat(2)'s.
-pub fn getattr(s: &mut Session<'_>, t: Tgetattr) -> Result<Rgetattr, Errno> {
+pub fn getattr(s: &mut Session<'_>, t: Tgetattr, out: &mut Writer<'_>) -> Result<(), Errno> {
     let state = s.get(t.fid)?;
-    let meta = s.fs.meta(state.node(), state.open())?;
+    let mut meta = Meta::new();
+    s.fs.meta(state.node(), state.open(), &mut meta)?;
     let valid = if s.link.linux {
         GetMask(GetMask::GIVEN.0 | GetMask::INO.0) // all basic ones, else it looks at each
     } else {
@@ -28,7 +29,8 @@ pub fn getattr(s: &mut Session<'_>, t: Tgetattr) -> Result<Rgetattr, Errno> {
     };
     let attr = meta.attr();
     let qid = s.shown(s.fs.qid(state.node())?, meta.version());
-    Ok(Rgetattr { valid, qid, attr })
+    Rgetattr { valid, qid, attr }.encode(out);
+    Ok(())
 }
 
 /// Tstatfs -> Rstatfs. Errors, in this order: `EBADF` no such fid; then fstatfs(2)'s.
@@ -131,10 +133,11 @@ pub fn multigetattr(
     s.cost += 3 * t.names.len();
     let (node, open) = (state.node(), state.open());
     let mut below = None;
+    let mut meta = Meta::new();
     let mut count = 0u16;
     for (at, name) in t.names.iter().enumerate() {
         let name = below_or_own(at, name.0)?;
-        let (meta, device) = match s.fs.look(node, open, &mut below, name) {
+        let device = match s.fs.look(node, open, &mut below, name, &mut meta) {
             Err(Errno::NOENT) if name.is_some() => break,
             looked => looked?,
         };

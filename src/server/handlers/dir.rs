@@ -7,7 +7,7 @@ use crate::fs::tree::qid_path;
 use crate::limits::COST_BYTES;
 use crate::p9::messages::Treaddir;
 use crate::p9::qid::Qid;
-use crate::p9::wire::{Field, Str, Writer};
+use crate::p9::wire::{Field, Fixed, Writer};
 use crate::server::dispatch::Session;
 
 /// Treaddir -> Rreaddir. Whole entries, from the one that `offset` leads to on; offsets are the host's own
@@ -37,32 +37,45 @@ pub fn readdir(s: &mut Session<'_>, t: Treaddir, out: &mut Writer<'_>) -> Result
         None
     };
     s.fs.read_dir(open, t.offset, host_bytes, linux, |entry| {
-        let bytes = <Qid as Field>::LEAST + 8 + 1 + 2 + entry.name.len();
+        let bytes = HEAD_BYTES + entry.name.len();
         if out.len() - start + bytes > room {
             return false;
         }
+        // All of its room at once, which the stores below need not ask for.
+        let Some((head, name)) = out
+            .take(bytes)
+            .and_then(|place| place.split_first_chunk_mut::<HEAD_BYTES>())
+        else {
+            return false;
+        };
         let kind = qid_type(entry.kind);
         let path = match top {
             Some(top) if entry.name == b".." => top.path,
             _ => qid_path(device, entry.inode),
         };
-        Qid {
+        let qid = Qid {
             kind,
             version: 0,
             path,
-        }
-        .write(out);
-        entry.next.write(out);
-        let kind = if linux {
+        };
+        let shown = if linux {
             dirent_type(entry.kind)
         } else {
             kind.0
         };
-        kind.write(out);
-        Str(entry.name).write(out);
+        let [qid_at @ .., a, b, c, d, e, f, g, h, kind_at, low, high] = head;
+        qid.put(qid_at);
+        [*a, *b, *c, *d, *e, *f, *g, *h] = entry.next.to_le_bytes();
+        *kind_at = shown;
+        let len = u16::try_from(entry.name.len()).unwrap_or(u16::MAX);
+        [*low, *high] = len.to_le_bytes();
+        name.copy_from_slice(entry.name);
         true
     })?;
     let bytes = u32::try_from(out.len() - start).unwrap_or(0);
     out.patch(count_at, &bytes.to_le_bytes());
     Ok(())
 }
+
+/// An entry without its name: qid[13] offset[8] type[1] and the name's length.
+const HEAD_BYTES: usize = <Qid as Field>::LEAST + 8 + 1 + 2;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::dispatch::Session;
 use super::fids::State;
-use crate::fs::attr::Owner;
+use crate::fs::attr::{Meta, Owner};
 use crate::fs::{NodeId, OpenId};
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
@@ -94,8 +94,9 @@ impl Session<'_> {
         if !self.link.linux {
             return Ok(qid);
         }
-        let meta = self.fs.meta(node, open);
-        Ok(self.shown(qid, meta.map_or(0, |meta| meta.version())))
+        let mut meta = Meta::new();
+        let asked = self.fs.meta(node, open, &mut meta);
+        Ok(self.shown(qid, asked.map_or(0, |()| meta.version())))
     }
 
     /// The owner of a file that is made through `fid`: to Linux, whose messages name none, the user that the

@@ -26,7 +26,7 @@ pub fn walk(s: &mut Session<'_>, t: Twalk<'_>, out: &mut Writer<'_>) -> Result<(
     let from = check(s, t.fid, t.newfid, t.names, Rwalk::LEAST, out)?;
     let count = out.len();
     0u16.write(out);
-    let (node, _) = go(s, from, t.names, out)?;
+    let node = go(s, from, t.names, &mut Meta::new(), out)?;
     patch_count(out, count, t.names.len());
     s.bind(t.newfid, State::Walked { node });
     s.inherit(t.fid, t.newfid);
@@ -47,18 +47,14 @@ pub fn walkgetattr(
     out.advance(<crate::p9::attr::Attr as Field>::LEAST);
     let count = out.len();
     0u16.write(out);
-    let (node, meta) = go(s, from, t.names, out)?;
-    let meta = match meta {
-        Some(meta) => meta,
-        None => {
-            s.fs.meta(node, crate::tables::Id::NONE)
-                .inspect_err(|_| s.fs.release(node))?
-        }
-    };
+    let mut meta = Meta::new();
+    let node = go(s, from, t.names, &mut meta, out)?;
+    if t.names.is_empty() {
+        s.fs.meta(node, crate::tables::Id::NONE, &mut meta)
+            .inspect_err(|_| s.fs.release(node))?;
+    }
     patch_count(out, count, t.names.len());
-    let mut bytes = [0; <crate::p9::attr::Attr as Field>::LEAST];
-    meta.attr().write(&mut Writer::new(&mut bytes));
-    out.patch(attr_at, &bytes);
+    out.put(attr_at, &meta.attr());
     s.bind(t.newfid, State::Walked { node });
     s.inherit(t.fid, t.newfid);
     Ok(())
@@ -96,41 +92,31 @@ fn patch_count(out: &mut Writer<'_>, at: usize, count: usize) {
     out.patch(at, &u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
 }
 
-/// The walk itself: where it ends, with one reference, and that file's attributes if names led there.
+/// The walk itself: where it ends, with one reference, and that file's attributes into `meta` if names led there.
 fn go(
     s: &mut Session<'_>,
     from: NodeId,
     names: List<'_, Str<'_>>,
+    meta: &mut Meta,
     out: &mut Writer<'_>,
-) -> Result<(NodeId, Option<Meta>), Errno> {
+) -> Result<NodeId, Errno> {
     if names.is_empty() {
         s.fs.hold(from);
-        return Ok((from, None));
+        return Ok(from);
     }
-    let mut last = None;
-    let node = descend_with(s, from, names.iter().map(|name| name.0), |qid, meta| {
-        qid.write(out);
-        last = Some(meta);
-    })?;
-    Ok((node, last))
+    descend(s, from, names.iter().map(|name| name.0), meta, |qid| {
+        qid.write(out)
+    })
 }
 
-/// Walks names from `from` down; the node where they end, with one reference for the caller.
-/// `from` itself keeps its references. Errors: see [`walk`].
+/// Walks names from `from` down; the node where they end, with one reference for the caller; its attributes
+/// into `meta`. `from` itself keeps its references. Errors: see [`walk`].
 pub fn descend<'n>(
     s: &mut Session<'_>,
     from: NodeId,
     names: impl Iterator<Item = &'n [u8]>,
+    meta: &mut Meta,
     mut each: impl FnMut(Qid),
-) -> Result<NodeId, Errno> {
-    descend_with(s, from, names, |qid, _| each(qid))
-}
-
-fn descend_with<'n>(
-    s: &mut Session<'_>,
-    from: NodeId,
-    names: impl Iterator<Item = &'n [u8]>,
-    mut each: impl FnMut(Qid, Meta),
 ) -> Result<NodeId, Errno> {
     // Once for all: a name found below a directory that is not deleted is not deleted either.
     if s.fs.kind(from)? == FileType::Directory && s.fs.is_deleted(from) {
@@ -139,20 +125,19 @@ fn descend_with<'n>(
     s.fs.hold(from);
     let mut at = from;
     for name in names {
-        let step = step(s, at, name);
+        let step = step(s, at, name, meta);
         s.fs.release(at); // a node below holds it from here on
-        let (node, meta) = step?;
-        at = node;
+        at = step?;
         let qid = s.fs.qid(at)?;
-        each(s.shown(qid, meta.version()), meta);
+        each(s.shown(qid, meta.version()));
     }
     Ok(at)
 }
 
-fn step(s: &mut Session<'_>, at: NodeId, name: &[u8]) -> Result<(NodeId, Meta), Errno> {
+fn step(s: &mut Session<'_>, at: NodeId, name: &[u8], meta: &mut Meta) -> Result<NodeId, Errno> {
     let name = Name::new(name)?;
     if s.fs.kind(at)? != FileType::Directory {
         return Err(s.wrong(Errno::NOTDIR));
     }
-    s.fs.walk(at, name, s.link.linux)
+    s.fs.walk(at, name, s.link.linux, meta)
 }

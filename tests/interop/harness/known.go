@@ -92,18 +92,24 @@ func errnoName(errno syscall.Errno) string {
 	return fmt.Sprintf("errno %d", int(errno))
 }
 
-// Report prints the counts and returns the lines of the table that no check asked for.
-func Report(whole bool) (stale []string) {
+// Report prints the counts and returns what is wrong with the run as a whole: lines of the table that no check asked
+// for, and requests that did not go the way that they should.
+func Report(whole bool) (wrong []string) {
 	tally.Lock()
 	defer tally.Unlock()
 	if whole {
 		for name := range differences[UnderTest()] {
 			if !consulted[name] {
-				stale = append(stale, name)
+				wrong = append(wrong, "known_differences.go has a line that no check asked for: "+name)
 			}
 		}
-		sort.Strings(stale)
+		sort.Strings(wrong)
 	}
-	fmt.Printf("server %s: %d checks as expected, %d known differences\n", UnderTest(), passed, differed)
-	return stale
+	channels, sockets := sentOverChannels.Load(), sentOverSockets.Load()
+	if whole && (channels > 0) != (Transport() == "channels") {
+		wrong = append(wrong, fmt.Sprintf("%d requests went over channels", channels))
+	}
+	fmt.Printf("server %s, %s: %d checks as expected, %d known differences; %d requests over channels, %d over sockets\n",
+		UnderTest(), Transport(), passed, differed, channels, sockets)
+	return wrong
 }

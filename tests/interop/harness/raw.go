@@ -11,9 +11,28 @@ import (
 
 // Raw is a connection on which frames are written and read by hand, one at a time.
 type Raw struct {
-	conn *net.UnixConn
-	tag  uint16
+	conn     *net.UnixConn
+	tag      uint16
+	server   *Server
+	channel  *Channel // what goes out from here on goes over it
+	answered []Reply  // what came back over it and was not received yet
 }
+
+// UseChannel sends over channel 0 from here on, if that is the transport of this run.
+func (r *Raw) UseChannel() error {
+	if Transport() != "channels" {
+		return nil
+	}
+	channel, err := AskChannel(r, 0)
+	if err == nil {
+		r.channel = channel
+		r.server.keep(channel)
+	}
+	return err
+}
+
+// Plain is the same connection without the channel.
+func (r *Raw) Plain() *Raw { return &Raw{conn: r.conn, tag: r.tag + 10000, server: r.server} }
 
 // Reply is what came back.
 type Reply struct {
@@ -67,12 +86,40 @@ func Body(fields ...interface{}) []byte {
 // Send writes a request and returns its tag.
 func (r *Raw) Send(message uint8, fields ...interface{}) (uint16, error) {
 	r.tag++
-	_, err := r.conn.Write(Frame(message, r.tag, Body(fields...)))
+	frame := Frame(message, r.tag, Body(fields...))
+	if r.channel != nil {
+		message, body, fd, err := r.channel.Exchange(frame)
+		if err != nil {
+			return r.tag, err
+		}
+		sentOverChannels.Add(1)
+		reply := newReply(message, r.tag, append([]byte{}, body...))
+		if fd >= 0 {
+			reply.File = os.NewFile(uintptr(fd), "donated")
+		}
+		r.answered = append(r.answered, reply)
+		return r.tag, nil
+	}
+	sentOverSockets.Add(1)
+	_, err := r.conn.Write(frame)
 	return r.tag, err
+}
+
+func newReply(message uint8, tag uint16, body []byte) Reply {
+	reply := Reply{Type: message, Tag: tag, Body: &Reader{bytes: body}}
+	if reply.Type == rlError {
+		reply.Err = syscall.Errno(reply.Body.U32())
+	}
+	return reply
 }
 
 // Receive reads one frame.
 func (r *Raw) Receive() (Reply, error) {
+	if len(r.answered) > 0 {
+		reply := r.answered[0]
+		r.answered = r.answered[1:]
+		return reply, nil
+	}
 	head, control := make([]byte, headSize), make([]byte, 64)
 	n, controls, _, _, err := r.conn.ReadMsgUnix(head, control)
 	if err != nil {
@@ -92,12 +139,9 @@ func (r *Raw) Receive() (Reply, error) {
 	if _, err := io.ReadFull(r.conn, body); err != nil {
 		return Reply{}, err
 	}
-	reply := Reply{Type: head[4], Tag: binary.LittleEndian.Uint16(head[5:]), Body: &Reader{bytes: body}}
+	reply := newReply(head[4], binary.LittleEndian.Uint16(head[5:]), body)
 	if files := descriptors(control[:controls]); len(files) > 0 {
 		reply.File = files[0]
-	}
-	if reply.Type == 7 {
-		reply.Err = syscall.Errno(reply.Body.U32())
 	}
 	return reply, nil
 }
@@ -110,7 +154,7 @@ func (r *Raw) Call(message uint8, fields ...interface{}) (Reply, error) {
 		return Reply{}, err
 	}
 	reply, err := r.Receive()
-	if err == nil && (reply.Tag != tag || reply.Type != message+1 && reply.Type != 7) {
+	if err == nil && (reply.Tag != tag || reply.Type != message+1 && reply.Type != rlError) {
 		err = fmt.Errorf("message %d tag %d answered by %d tag %d", message, tag, reply.Type, reply.Tag)
 	}
 	return reply, err

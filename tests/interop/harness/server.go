@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,9 +41,14 @@ func Contract() string {
 // Binary is the program under test.
 func Binary(t testing.TB) string {
 	t.Helper()
-	variable := map[string]string{"ours": "GOFER_BIN", "fork": "FORK_BIN", "original": "ORIGINAL_GOFER"}[UnderTest()]
+	return binaryOf(t, UnderTest())
+}
+
+func binaryOf(t testing.TB, name string) string {
+	t.Helper()
+	variable := map[string]string{"ours": "GOFER_BIN", "fork": "FORK_BIN", "original": "ORIGINAL_GOFER"}[name]
 	if variable == "" {
-		t.Fatalf("UNDER_TEST is ours, fork or original, not %q", UnderTest())
+		t.Fatalf("UNDER_TEST is ours, fork or original, not %q", name)
 	}
 	path := os.Getenv(variable)
 	if path == "" && variable == "GOFER_BIN" {
@@ -72,9 +79,11 @@ type Mount struct {
 type Options struct {
 	ReadOnly bool
 	Mounts   []Mount
+	Name     string        // ours, fork or original; "": the server under test
+	Quiet    bool          // no line in its log for each request
 	Contract string        // "": that of the run
 	Argv0    string        // "": that of the contract
-	Program  string        // "": the server under test
+	Program  string        // "": the server of that name
 	Global   []string      // flags of the runtime, before the word gofer
 	Flags    []string      // of the gofer, after the sockets
 	Late     time.Duration // for L: the mount list is only read after this time
@@ -88,11 +97,14 @@ type Server struct {
 	Argv   []string // as it was started
 	Pid    int
 
-	conns   []*net.UnixConn
-	command *exec.Cmd
-	stderr  *os.File
-	debug   *os.File
-	done    chan error
+	name     string
+	conns    []*net.UnixConn
+	mu       sync.Mutex
+	channels []*Channel // those that were given out
+	command  *exec.Cmd
+	stderr   *os.File
+	debug    *os.File
+	done     chan error
 }
 
 type object = map[string]interface{}
@@ -144,11 +156,14 @@ func Start(t testing.TB, options Options) *Server {
 	if options.Contract == "" {
 		options.Contract = Contract()
 	}
+	if options.Name == "" {
+		options.Name = UnderTest()
+	}
 	if options.Program == "" {
-		options.Program = Binary(t)
+		options.Program = binaryOf(t, options.Name)
 	}
 	work := t.TempDir()
-	server := &Server{Dir: options.Dir, done: make(chan error, 1)}
+	server := &Server{Dir: options.Dir, name: options.Name, done: make(chan error, 1)}
 	if server.Dir == "" {
 		server.Dir = filepath.Join(work, "root")
 		must(t, os.Mkdir(server.Dir, 0o755))
@@ -207,9 +222,11 @@ func Start(t testing.TB, options Options) *Server {
 	return server
 }
 
+func debug(options Options) string { return fmt.Sprintf("--debug=%v", !options.Quiet) }
+
 // As the runtimes of 2018 call their gofer: every global flag, then the bundle and the sockets.
 func contractS(options Options, bundle string, sockets []*os.File) *exec.Cmd {
-	argv := []string{options.Argv0, "--root=/var/run/runsc", "--debug=true", "--log=", "--log-format=text", "--debug-log=",
+	argv := []string{options.Argv0, "--root=/var/run/runsc", debug(options), "--log=", "--log-format=text", "--debug-log=",
 		"--debug-log-format=text", "--file-access=exclusive", "--overlay=false", "--network=none", "--log-packets=false",
 		"--platform=ptrace", "--strace=false", "--strace-syscalls=", "--strace-log-size=1024",
 		"--watchdog-action=LogWarning", "--panic-signal=-1"}
@@ -225,13 +242,13 @@ func contractS(options Options, bundle string, sockets []*os.File) *exec.Cmd {
 }
 
 // As the runtimes of 2019 to 2022 do: a process of new namespaces, the spec and the mount list by descriptor.
-func contractL(options Options, bundle string, debug, spec, mounts *os.File, sockets []*os.File) *exec.Cmd {
-	argv := []string{options.Argv0, "--root=/var/run/runsc", "--debug=true", "--network=none", "--lisafs=false", "--debug-log-fd=3"}
+func contractL(options Options, bundle string, log, spec, mounts *os.File, sockets []*os.File) *exec.Cmd {
+	argv := []string{options.Argv0, "--root=/var/run/runsc", debug(options), "--network=none", "--lisafs=false", "--debug-log-fd=3"}
 	argv = append(append(argv, options.Global...), "gofer", "--bundle", bundle, "--spec-fd=4", "--mounts-fd=5")
 	if options.Argv0 == "" {
 		argv[0] = "runsc-gofer"
 	}
-	files := []*os.File{debug, spec, mounts}
+	files := []*os.File{log, spec, mounts}
 	for i := range sockets {
 		argv = append(argv, fmt.Sprintf("--io-fds=%d", 3+len(files)+i))
 	}
@@ -292,12 +309,39 @@ func (s *Server) stop(t testing.TB) {
 	if signal := state.Sys().(syscall.WaitStatus); signal.Signaled() {
 		t.Errorf("the server ended by %v; %s", signal.Signal(), s.Log())
 	}
+	s.checkChannels(t)
 	if t.Failed() {
 		t.Log(s.Log())
 	}
 	s.stderr.Close()
 	s.debug.Close()
 }
+
+// Remembers a channel until the server has ended.
+func (s *Server) keep(channel *Channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.channels = append(s.channels, channel)
+}
+
+// No descriptor of a channel was lost, and ours says in its log of each channel that was used that it was.
+func (s *Server) checkChannels(t testing.TB) {
+	used := 0
+	for _, channel := range s.channels {
+		if channel.Used() {
+			used++
+		}
+		if misses, surplus := channel.misplaced(); misses+surplus > 0 {
+			t.Errorf("descriptors over a channel: %d were announced and not there, %d there and not announced", misses, surplus)
+		}
+		channel.Close()
+	}
+	if logged := len(usedChannel.FindAllString(s.Log(), -1)); s.name == "ours" && logged != used {
+		t.Errorf("%d channels were used, the log shows %d; %s", used, logged, s.Log())
+	}
+}
+
+var usedChannel = regexp.MustCompile(`Channel \d+ of FD \d+ is used`)
 
 // Log is what the server wrote to standard error and to debug-log-fd.
 func (s *Server) Log() string {
@@ -309,16 +353,31 @@ func (s *Server) Log() string {
 // Raw is connection i, by hand. It ends with the test.
 func (s *Server) Raw(t testing.TB, i int) *Raw {
 	t.Helper()
-	return &Raw{conn: s.conns[i]}
+	return &Raw{conn: s.conns[i], server: s}
 }
 
-// Client is the client package's on connection i, at the version asked for (below 0: the highest that both know).
+// Client is the client package's on connection i, at the version asked for. Below 0: the highest that it knows, which
+// has no channels; or where they are the transport of this run, the server's highest, of which the package sends what
+// it knows, over as many channels as gVisor's client asks for.
 func (s *Server) Client(t testing.TB, i, version int) (*p9.Client, *Wire) {
 	t.Helper()
-	wire := newWire(s.conns[i], version)
+	overChannels := version < 0 && Transport() == "channels"
+	if overChannels {
+		version = 13
+	}
+	wire := NewWire(s.conns[i], version)
 	client, err := p9.NewClient(wire, p9.WithMessageSize(1<<20))
 	if err != nil {
 		t.Fatalf("Tversion: %v; %s", err, s.Log())
+	}
+	if overChannels {
+		channels, err := wire.UseChannels(WantedChannels())
+		if err != nil || len(channels) == 0 {
+			t.Fatalf("Tchannel: %d channels, %v; %s", len(channels), err, s.Log())
+		}
+		for _, channel := range channels {
+			s.keep(channel)
+		}
 	}
 	t.Cleanup(func() {
 		if late, surplus := wire.Misplaced(); late+surplus > 0 {

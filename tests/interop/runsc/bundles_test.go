@@ -6,6 +6,7 @@
 //	BUNDLES       where bundles are laid (default: the temporary folder)
 //	RUNSC_FLAGS   more global flags, for machines that need them
 //	ROOTLESS_ONLY, NO_ROOTLESS   leave out what a machine can't do
+//	NO_CHANNELS   the runsc is of before 2019-09-12 and asks for no channels
 package runsc
 
 import (
@@ -335,7 +336,7 @@ func finish(t *testing.T, command *exec.Cmd, out *strings.Builder) {
 	}
 }
 
-// Our gofer says in the runtime's debug log which connections it served.
+// Our gofer says in the runtime's debug log which connections it served, and of each that requests came over a channel.
 func served(t *testing.T, r result, connections int) {
 	t.Helper()
 	logs, err := filepath.Glob(filepath.Join(r.logs, "*gofer*"))
@@ -348,5 +349,8 @@ func served(t *testing.T, r result, connections int) {
 	}
 	if got := strings.Count(text, " on FD "); got < connections || !strings.Contains(text, "Seccomp filters installed") {
 		t.Errorf("our gofer's log shows %d of %d connections:\n%s", got, connections, text)
+	}
+	if got := strings.Count(text, "Channel 0 of FD "); got < connections && os.Getenv("NO_CHANNELS") == "" {
+		t.Errorf("our gofer's log shows that %d of %d connections used a channel:\n%s", got, connections, text)
 	}
 }

@@ -19,6 +19,9 @@ func byHand(t *testing.T, options harness.Options) (*harness.Server, *harness.Ra
 	raw := server.Raw(t, 0)
 	version, err := raw.Highest(1 << 20)
 	must(t, err)
+	if version >= 8 {
+		must(t, raw.UseChannel())
+	}
 	reply, err := raw.Call(104, uint32(1), noNumber, "", "/", noNumber)
 	must(t, err)
 	if reply.Err != nil {
@@ -222,12 +225,37 @@ func TestMultiGetAttr(t *testing.T) {
 	check(t, "multigetattr/from a file", multi(2, "x"), say(syscall.ENOTDIR))
 }
 
-func TestChannelAndBind(t *testing.T) {
+// Which channels there are. A client of version 7 never asks.
+func TestChannels(t *testing.T) {
 	_, raw, version := byHand(t, harness.Options{})
-	if version >= 8 && harness.UnderTest() != "original" {
-		check(t, "channel/memory", call(t, raw, 250, uint32(0), uint32(0)).Err, syscall.ENOSYS)
-		check(t, "channel/socket", call(t, raw, 250, uint32(0), uint32(1)).Err, syscall.ENOSYS)
+	needs(t, version, 8)
+	raw = raw.Plain()
+	for name, control := range map[string]uint32{"memory": 0, "socket": 1} {
+		reply := call(t, raw, 250, uint32(0), control)
+		check(t, "channel/"+name, say(reply.Err, reply.Body.U64(), reply.Body.U64(), reply.File != nil), "<nil> 0 1052672 true")
 	}
+	check(t, "channel/neither", call(t, raw, 250, uint32(0), uint32(2)).Err, syscall.EINVAL)
+	check(t, "channel/one too many", call(t, raw, 250, uint32(4), uint32(0)).Err, syscall.ENOSYS)
+	check(t, "channel/goes on", call(t, raw, 24, uint32(1), uint64(0)).Err, nil)
+}
+
+// Without channels, and for a version that has none, everything goes over the socket as before.
+func TestNoChannels(t *testing.T) {
+	if harness.UnderTest() != "ours" {
+		t.Skip("--channels is a flag of ours")
+	}
+	none := harness.Start(t, harness.Options{Flags: []string{"--channels=0"}}).Raw(t, 0)
+	version, err := none.Highest(1 << 20)
+	must(t, err)
+	check(t, "channels/none", say(version, call(t, none, 250, uint32(0), uint32(0)).Err), say(13, syscall.ENOSYS))
+	old := harness.Start(t, harness.Options{}).Raw(t, 0)
+	_, err = old.Version(1<<20, harness.VersionName(7))
+	must(t, err)
+	check(t, "channels/version 7", call(t, old, 250, uint32(0), uint32(0)).Err, syscall.ENOSYS)
+}
+
+func TestBind(t *testing.T) {
+	_, raw, version := byHand(t, harness.Options{})
 	needs(t, version, 13)
 	check(t, "bind/refused", call(t, raw, 144, uint32(1), uint32(1), "s", uint32(0), uint32(0), uint32(9)).Err, syscall.EPERM)
 	check(t, "bind/name", call(t, raw, 144, uint32(1), uint32(1), "..", uint32(0), uint32(0), uint32(9)).Err, syscall.EINVAL)
@@ -335,6 +363,9 @@ func TestSessionMessages(t *testing.T) {
 // How a request that should not be is answered, and on which tag.
 func odd(t *testing.T, raw *harness.Raw, message uint8, fields ...interface{}) string {
 	t.Helper()
+	if harness.UnderTest() == "original" {
+		raw = raw.Plain() // what it can't decode ends its channel without an answer
+	}
 	tag, err := raw.Send(message, fields...)
 	must(t, err)
 	reply, err := raw.Receive()

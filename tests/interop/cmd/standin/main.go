@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
+
+	"gofer/interop/harness"
 )
 
 var exe, fork string
@@ -196,13 +198,13 @@ func start(bundle, logs string, connections int) *exec.Cmd {
 	} else {
 		argv = append(argv, "--log-fd=3", "gofer", "--bundle", bundle)
 	}
-	var conns []net.Conn
+	var conns []*net.UnixConn
 	for i := 0; i < connections; i++ {
 		ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 		fail("socketpair", err)
 		conn, err := net.FileConn(os.NewFile(uintptr(ends[0]), "client"))
 		fail("socketpair", err)
-		conns = append(conns, conn)
+		conns = append(conns, conn.(*net.UnixConn))
 		argv = append(argv, fmt.Sprintf("--io-fds=%d", 3+len(files)))
 		files = append(files, os.NewFile(uintptr(ends[1]), "server"))
 	}
@@ -219,8 +221,13 @@ func start(bundle, logs string, connections int) *exec.Cmd {
 		fail("mounts-fd", json.Unmarshal(text, &mounts))
 	}
 	for _, conn := range conns {
-		client, err := p9.NewClient(conn)
+		wire := harness.NewWire(conn, 13)
+		client, err := p9.NewClient(wire)
 		fail("Tversion", err)
+		if client.Version() >= 8 {
+			_, err = wire.UseChannels(harness.WantedChannels())
+			fail("Tchannel", err)
+		}
 		root, err := client.Attach("/")
 		fail("Tattach", err)
 		_, _, _, err = root.GetAttr(p9.AttrMaskAll)

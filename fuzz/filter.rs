@@ -130,7 +130,7 @@ fn row(input: &mut Input<'_>) -> Rule {
     let first = input.byte() % 6;
     for (at, place) in (0..how >> 4 & 3).zip(&mut rule.wants) {
         let (one, other) = (value(input) as u32, value(input) as u32);
-        let want = match input.byte() % 4 {
+        let want = match input.byte() % 5 {
             0 => Want::Is(one),
             1 => Want::Zero,
             2 => Want::Masked(one, other),

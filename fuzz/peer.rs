@@ -1,14 +1,17 @@
 //! A client's end: what it sends, what it is told, and whether that is right.
 
 use super::tree::{CANARY, Tree};
-use gofer::limits::FRAME_BYTES;
+use gofer::limits::{FRAME_BYTES, WINDOW_BYTES};
 use gofer::p9::messages::{
-    Message, Rlconnect, Rlcreate, Rlerror, Rlopen, Rucreate, Rversion, Tversion, reply_least,
+    Message, Rchannel, Rlconnect, Rlcreate, Rlerror, Rlopen, Rucreate, Rversion, Tversion,
+    reply_least,
 };
 use gofer::p9::wire::{HEADER_BYTES, Header};
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, fcntl_getfl, fstat};
-use rustix::io::{Errno, IoSliceMut};
+use rustix::fs::{
+    FallocateFlags, FileType, SealFlags, fallocate, fcntl_get_seals, fcntl_getfl, fstat,
+};
+use rustix::io::{Errno, IoSliceMut, pread, pwrite};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
     Shutdown, SocketFlags, SocketType, recvmsg, send, shutdown, socketpair,
@@ -17,6 +20,19 @@ use std::io::BufRead;
 
 /// Bytes that it sends in a run, at the most.
 const MOST_BYTES: usize = super::SENT_BYTES;
+
+/// Where a window's datagram stands, and how many bytes it may have (protocol.md 9).
+const DATAGRAM_AT: u64 = 16;
+const DATAGRAM_BYTES: usize = WINDOW_BYTES - 16;
+
+/// Replies that a descriptor may come with.
+const DONATES: [u8; 5] = [
+    Rlopen::KIND,
+    Rlcreate::KIND,
+    Rucreate::KIND,
+    Rlconnect::KIND,
+    Rchannel::KIND,
+];
 
 pub(crate) struct Peer {
     /// None: closed.
@@ -33,6 +49,12 @@ pub(crate) struct Peer {
     /// Sends its end behind what it has to send.
     pub(crate) ends: bool,
     has_ended: bool,
+    /// The memory of its channel, once it was given it, until it is over.
+    memory: Option<OwnedFd>,
+    /// Sockets that it was given: one may be its channel's.
+    sockets: Vec<OwnedFd>,
+    /// A Tversion went through the channel: what was agreed on is not known from the socket alone.
+    agrees_elsewhere: bool,
 }
 
 impl Peer {
@@ -59,7 +81,17 @@ impl Peer {
             is_deaf: false,
             ends: false,
             has_ended: false,
+            memory: None,
+            sockets: Vec::new(),
+            agrees_elsewhere: false,
         }
+    }
+
+    /// One that has nothing but a channel in this memory.
+    pub(crate) fn of_channel(memory: OwnedFd) -> Self {
+        let mut peer = Self::of(&[], &[]);
+        peer.memory = Some(memory);
+        peer
     }
 
     pub(crate) fn queue(&mut self, bytes: &[u8]) {
@@ -135,37 +167,143 @@ impl Peer {
                 !got.flags.contains(ReturnFlags::CTRUNC),
                 "more descriptors than four"
             );
-            let fds: Vec<OwnedFd> = control
-                .drain()
-                .filter_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                    _ => None,
-                })
-                .flatten()
-                .collect();
+            let fds = received(&mut control);
             assert!(fds.len() <= 1, "{} descriptors with one message", fds.len());
-            for fd in &fds {
-                let stat = fstat(fd).expect("fstat of what was donated");
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::RegularFile | FileType::Fifo => tree.check_donated(&stat),
-                    FileType::Socket => {}
-                    kind => panic!("{kind:?} was donated"),
-                }
-                let flags = fcntl_getfl(fd).expect("F_GETFL of what was donated");
-                assert!(
-                    !flags.contains(rustix::fs::OFlags::PATH),
-                    "a held descriptor was donated"
-                );
-            }
             self.donated += fds.len();
+            for fd in fds {
+                match checked(&fd, tree) {
+                    Donated::File => {}
+                    Donated::Memory => self.memory = Some(fd),
+                    Donated::Socket => self.sockets.push(fd),
+                }
+            }
             self.told.extend(&buffer[..got.bytes]);
         }
         self.told.len() > start
     }
 
+    /// Whether it has a channel, which is not over.
+    pub(crate) fn has_channel(&self) -> bool {
+        self.memory.is_some() && self.word(0) != OVER
+    }
+
+    /// Writes to the channel's window, wherever that is inside.
+    pub(crate) fn scribble(&self, at: u64, bytes: &[u8]) {
+        if let Some(memory) = &self.memory {
+            let room = WINDOW_BYTES.saturating_sub(at as usize);
+            let bytes = &bytes[..bytes.len().min(room)];
+            let _count = pwrite(memory, bytes, at).expect("write to the window");
+        }
+    }
+
+    /// Makes a hole of the window.
+    pub(crate) fn punch(&self, at: u64, bytes: u64) {
+        if let Some(memory) = &self.memory {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(memory, mode, at, bytes).expect("a hole in the window");
+        }
+    }
+
+    /// Hands over what stands in the window, as a datagram of `length` bytes, with this `state`.
+    pub(crate) fn hand_over(&mut self, length: u32, state: u32) {
+        self.agrees_elsewhere |= self.datagram(1) == [Tversion::KIND];
+        self.scribble(4, &length.to_le_bytes());
+        self.scribble(0, &state.to_le_bytes());
+    }
+
+    fn word(&self, number: u64) -> u32 {
+        let mut word = [0; 4];
+        let memory = self.memory.as_ref().expect("a channel");
+        let _count = pread(memory, &mut word, 4 * number).expect("read the window");
+        u32::from_le_bytes(word)
+    }
+
+    /// So many bytes of what stands in the window.
+    pub(crate) fn datagram(&self, bytes: usize) -> Vec<u8> {
+        let mut all = vec![0; bytes];
+        if let Some(memory) = &self.memory {
+            let _count = pread(memory, &mut all[..], DATAGRAM_AT).expect("read the window");
+        }
+        all
+    }
+
+    /// That a datagram of that number and length, which was handed over with `state`, was answered, or the channel
+    /// ended, as it must be.
+    pub(crate) fn check_channel(&mut self, kind: u8, (length, state): (u32, u32), tree: &Tree) {
+        let now = self.word(0);
+        if now == OVER {
+            // Also because its connection has ended.
+            self.memory = None;
+            return;
+        }
+        assert_eq!(now, 0, "the server has left a window in this state");
+        if state == 0 {
+            return; // it was not the server's turn
+        }
+        let fits = (2..=DATAGRAM_BYTES).contains(&(length as usize));
+        assert!(
+            state == 1 && fits,
+            "state {state}, {length} bytes were served"
+        );
+        let reply_bytes = self.word(1) as usize;
+        assert!(
+            (2..=FRAME_BYTES - 5).contains(&reply_bytes),
+            "{reply_bytes} bytes"
+        );
+        let reply = self.datagram(reply_bytes);
+        assert!(!has_canary(&reply), "what stands outside was told");
+        if reply == b"{}\n" {
+            return;
+        }
+        let (reply_kind, has_fd) = (reply[0], reply[1]);
+        if reply_kind == Rlerror::KIND {
+            let errno = Rlerror::decode(&reply[2..]).expect("a whole Rlerror").ecode;
+            assert!(reply.len() == 6 && (1..134).contains(&errno), "{reply:?}");
+        } else {
+            assert_eq!(u32::from(reply_kind), u32::from(kind) + 1);
+            let least = reply_least(kind);
+            assert!(
+                least > 0 && reply.len() + 5 >= least,
+                "{} bytes to {kind}",
+                reply.len()
+            );
+        }
+        assert!(
+            has_fd == 0 || has_fd == 1 && DONATES.contains(&reply_kind),
+            "{reply:?}"
+        );
+        if has_fd == 1 {
+            self.take_descriptor(tree);
+        }
+    }
+
+    /// The descriptor that went ahead of a reply is there, if the socket for it was asked for.
+    fn take_descriptor(&mut self, tree: &Tree) {
+        let mut all = Vec::new();
+        for socket in &self.sockets {
+            let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let mut byte = [0];
+            let iov = &mut [IoSliceMut::new(&mut byte)];
+            if recvmsg(socket, iov, &mut control, flags).is_ok() {
+                all.extend(received(&mut control));
+            }
+        }
+        for fd in all {
+            match checked(&fd, tree) {
+                Donated::File | Donated::Memory => {}
+                Donated::Socket => self.sockets.push(fd),
+            }
+        }
+    }
+
     /// Whether the server may have ended the connection before all was answered: there is a size that no frame has,
     /// or that may be more than was agreed on, or what begins as LISAFS does.
     fn is_cut_off(&self) -> bool {
+        if self.agrees_elsewhere {
+            return true;
+        }
         let mut rest = &self.sent[..self.done];
         let mut least = FRAME_BYTES;
         let mut is_first = true;
@@ -196,7 +334,7 @@ impl Peer {
         assert!(!has_canary(&self.told), "what stands outside was told");
         let (mut asked, mut told) = (&self.sent[..self.done], &self.told[..]);
         // None: not known, since a refused Tversion may have changed it.
-        let mut msize = Some(FRAME_BYTES);
+        let mut msize = Some(FRAME_BYTES).filter(|_| !self.agrees_elsewhere);
         let mut may_donate = 0;
         while let Some((reply, body_of_reply)) = frame(&mut told) {
             let Some((asked, _)) = frame(&mut asked) else {
@@ -223,19 +361,13 @@ impl Peer {
             let most = msize.unwrap_or(FRAME_BYTES).max(Rlerror::LEAST);
             if asked.kind == Tversion::KIND {
                 msize = match (is_error, Rversion::decode(body_of_reply)) {
-                    (false, Ok(version)) => Some(version.msize as usize),
+                    (false, Ok(version)) if !self.agrees_elsewhere => Some(version.msize as usize),
                     _ => None,
                 };
             } else {
                 assert!(size <= most, "{size} bytes of {most} to {asked:?}");
             }
-            let donates = [
-                Rlopen::KIND,
-                Rlcreate::KIND,
-                Rucreate::KIND,
-                Rlconnect::KIND,
-            ];
-            may_donate += usize::from(donates.contains(&reply.kind));
+            may_donate += usize::from(DONATES.contains(&reply.kind));
         }
         if !self.is_deaf {
             let unanswered = frame(&mut asked);
@@ -254,6 +386,48 @@ impl Peer {
                 self.donated
             );
         }
+    }
+}
+
+/// A channel that is over.
+const OVER: u32 = 2;
+
+/// What a descriptor leads to.
+enum Donated {
+    File,
+    Memory,
+    Socket,
+}
+
+fn received(control: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
+    let messages = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    messages.flatten().collect()
+}
+
+/// That what was donated may be.
+fn checked(fd: &OwnedFd, tree: &Tree) -> Donated {
+    let flags = fcntl_getfl(fd).expect("F_GETFL of what was donated");
+    assert!(
+        !flags.contains(rustix::fs::OFlags::PATH),
+        "a held descriptor was donated"
+    );
+    let stat = fstat(fd).expect("fstat of what was donated");
+    let size_stays = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile
+            if fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(size_stays)) =>
+        {
+            Donated::Memory
+        }
+        FileType::RegularFile | FileType::Fifo => {
+            tree.check_donated(&stat);
+            Donated::File
+        }
+        FileType::Socket => Donated::Socket,
+        kind => panic!("{kind:?} was donated"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Bytes to requests to the server's own loop, over a tree that is thrown away; both kinds of client, on two
-//! connections, while the host changes what they see. The bytes are a script: see [`Run::step`].
+//! connections and a channel each, while the host changes what they see. The bytes are a script: see [`Run::step`].
 //!
 //! After each run: replies answer the requests one by one and in order, as long as they are told to be at most,
 //! at most one file comes with each; no descriptor is left; nothing outside was touched or told.
@@ -135,7 +135,7 @@ impl World {
         ]);
         // Where sockets are connected to from.
         fchdir(fixed(PROC_FD)).expect("fchdir");
-        let fs = Fs::new(
+        let mut fs = Fs::new(
             attaches,
             setup.descriptors,
             setup.reopen,
@@ -145,13 +145,9 @@ impl World {
         let (first, ours) = Peer::pair();
         let (second, theirs) = Peer::pair();
         let sockets = List::of([(ours, 100), (theirs, 101)]);
-        let server = Server::new(
-            sockets,
-            (fs, Channels::none()),
-            self.key,
-            setup.policy,
-            &log,
-        );
+        let mut channels = Channels::none();
+        channels.make(2, 1, 0, &mut fs).expect("two channels");
+        let server = Server::new(sockets, (fs, channels), self.key, setup.policy, &log);
 
         let mut run = Run {
             tree: &self.tree,
@@ -302,8 +298,50 @@ impl Run<'_> {
                 peer.queue(input.bytes(count.into()));
             }
             246..250 => peer.burst = usize::from(input.byte()) + 1, // bytes sent at a time
-            _ => peer.burst = usize::MAX,
+            250 => peer.burst = usize::MAX,
+            _ if !peer.has_channel() => {
+                for control in [0, 1] {
+                    peer.queue(&[15, 0, 0, 0, 250, 0xff, 0xff, 0, 0, 0, 0, control, 0, 0, 0]);
+                }
+                self.deliver();
+            }
+            251 => {
+                let (at, count) = (input.number(2), input.byte());
+                peer.scribble(8 + (at & 0x1ff), input.bytes(count.into())); // clear of state and length
+            }
+            252 => {
+                let (first, last) = (input.number(1), input.number(1));
+                peer.punch(first << 12, (last + 1) << 12);
+            }
+            253 => {
+                let length = input.one_of(&[0, 1, 2, 3, 6, 0x10_0ff0, 0x10_0ff1, 1 << 31], 4);
+                let state = input.one_of(&[1, 1, 1, 0, 2, 3], 4);
+                self.exchange((length as u32, state as u32));
+            }
+            254 => {
+                peer.scribble(16, b"{}\n");
+                self.exchange((3, 1));
+            }
+            _ => {
+                let choice = input.byte();
+                let mut frame = request(input, choice.into(), self.tag);
+                self.tag += 1;
+                mangle(&mut frame, core::mem::take(&mut self.mangle));
+                let told = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
+                peer.scribble(16, &[frame[4], 0]);
+                peer.scribble(18, &frame[7..]);
+                self.exchange((told.wrapping_sub(5), 1));
+            }
         }
+    }
+
+    /// Hands over what stands in the window, as so many bytes and with this state; and what comes of it.
+    fn exchange(&mut self, (length, state): (u32, u32)) {
+        let at = self.now;
+        let kind = self.peers[at].datagram(1)[0];
+        self.peers[at].hand_over(length, state);
+        self.deliver();
+        self.peers[at].check_channel(kind, (length, state), self.tree);
     }
 
     /// One round of the loop, and what the peers do meanwhile. None: the server is done; or whether a byte moved.

@@ -180,6 +180,38 @@ fn answers_that_are_wrong_are_noticed() {
 }
 
 #[test]
+fn answers_in_a_window_that_are_wrong_are_noticed() {
+    let _alone = alone();
+    let tree = Tree::new();
+    let clunk = Tclunk::KIND;
+    // The window of a served request: state, length, and the datagram.
+    let is_wrong = |kind, asked: (u32, u32), state: u8, told: &[u8]| {
+        let (memory, _windows) = gofer::sys::window::make(1).unwrap();
+        let mut peer = Peer::of_channel(memory);
+        let length = u8::try_from(told.len()).unwrap();
+        peer.scribble(0, &[state, 0, 0, 0, length, 0, 0, 0]);
+        peer.scribble(16, told);
+        is_noticed(|| peer.check_channel(kind, asked, &tree))
+    };
+    let served = (6, 1);
+    assert!(!is_wrong(clunk, served, 0, &[clunk + 1, 0]));
+    assert!(!is_wrong(clunk, served, 0, &[Rlerror::KIND, 0, 9, 0, 0, 0]));
+    assert!(!is_wrong(clunk, served, 2, &[]), "over");
+    assert!(!is_wrong(b'{', (3, 1), 0, b"{}\n"));
+    assert!(is_wrong(clunk, served, 1, &[clunk + 1, 0]), "not answered");
+    assert!(is_wrong(clunk, served, 3, &[clunk + 1, 0]), "no state");
+    assert!(is_wrong(clunk, (1, 1), 0, &[clunk + 1, 0]), "of no length");
+    assert!(is_wrong(clunk, (6, 3), 0, &[clunk + 1, 0]), "in no state");
+    assert!(is_wrong(clunk, served, 0, &[clunk + 1]), "half of a header");
+    assert!(is_wrong(clunk, served, 0, &[clunk + 3, 0]), "of another");
+    assert!(is_wrong(clunk, served, 0, &[clunk + 1, 1]), "descriptor");
+    assert!(is_wrong(clunk, served, 0, &[Rlerror::KIND, 0, 0, 0, 0, 0]));
+    assert!(is_wrong(Tlopen::KIND, served, 0, &[Rlopen::KIND, 0, 0]));
+    let secret = [&[clunk + 1, 0], CANARY].concat();
+    assert!(is_wrong(clunk, served, 0, &secret), "what stands outside");
+}
+
+#[test]
 fn whatever_is_done_outside_the_tree_is_noticed() {
     let _alone = alone();
     let changes: [fn(&str); 5] = [

@@ -212,6 +212,16 @@ impl Channels {
     }
 }
 
+/// Fuzzing makes one server after the other in one process; the program never unmaps.
+#[cfg(fuzzing)]
+impl Drop for Channels {
+    fn drop(&mut self) {
+        for channel in self.all.iter() {
+            channel.window.unmap();
+        }
+    }
+}
+
 impl Server<'_> {
     /// Whether a channel is live; if it is another than before, sockets signal what they have, or do not.
     pub(super) fn attune(&mut self) -> bool {
@@ -285,7 +295,7 @@ impl Server<'_> {
     }
 
     /// Serves one request of each channel that has one, as far as a turn's worth goes; what that cost. 0: none has.
-    fn pass(&mut self) -> usize {
+    pub(super) fn pass(&mut self) -> usize {
         let (mut cost, count) = (0, self.common.channels.all.len());
         for _ in 0..count {
             if cost >= TURN_COST {

@@ -155,6 +155,9 @@ impl<'a> Server<'a> {
         let is_left = self.take_turns() != Left::Nothing;
         if is_left {
             self.wait(true)?;
+            if self.attune() {
+                self.pass();
+            }
         }
         Ok(is_left)
     }

@@ -141,6 +141,13 @@ impl Window {
         // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.
         let _done = unsafe { madvise(from, WINDOW_BYTES - PAGE_BYTES, Advice::LinuxDontNeed) };
     }
+
+    /// Takes the window's addresses back. It is not used any more.
+    #[cfg(fuzzing)]
+    pub fn unmap(self) {
+        // SAFETY: the whole of the window, of which nothing is borrowed.
+        let _done = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), WINDOW_BYTES) };
+    }
 }
 
 /// `count` windows in one memory file of a size that nobody changes any more, and that file.

@@ -301,7 +301,7 @@ impl Line {
         }
         Line {
             socket,
-            input: vec![0; 2 << 20],
+            input: vec![0; 5 << 20], // four replies of 1 MiB
             msize: MSIZE as usize,
             version: String::new(),
         }

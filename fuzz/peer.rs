@@ -88,6 +88,7 @@ impl Peer {
     }
 
     /// One that has nothing but a channel in this memory.
+    #[cfg(not(fuzzing))] // for tests/fuzz.rs
     pub(crate) fn of_channel(memory: OwnedFd) -> Self {
         let mut peer = Self::of(&[], &[]);
         peer.memory = Some(memory);

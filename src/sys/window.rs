@@ -241,7 +241,7 @@ mod tests {
         let (memory, _window) = one();
         assert_eq!(
             rustix::fs::fstat(&memory).expect("stat").st_size,
-            2 * WINDOW_BYTES as i64
+            2 * i64::try_from(WINDOW_BYTES).expect("small")
         );
         for bytes in [0, WINDOW_BYTES, 3 * WINDOW_BYTES] {
             assert_eq!(ftruncate(&memory, bytes as u64), Err(Errno::PERM));

@@ -94,7 +94,7 @@ fn storm_of_signals_changes_no_answer_through_a_channel() {
     };
     meanwhile(storm, || {
         for round in 0..1000 {
-            let mode = 0o700 | round % 8;
+            let mode = 0o700 | (round % 8);
             let changed = SetAttr {
                 mode,
                 ..SetAttr::default()

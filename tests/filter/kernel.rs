@@ -93,13 +93,16 @@ fn live_as_child(filter: &libc::sock_fprog, act: Act) -> ! {
             [u64::from(SECCOMP_SET_MODE_FILTER), 0, at, 0, 0, 0],
         ),
     ];
-    // SAFETY: no pointers. What hangs in a call that is not refused dies by SIGALRM; what faults by SIGSEGV, of which
-    // the tests' runtime is not told.
+    // SAFETY: no pointers. What hangs in a call that is not refused dies by SIGALRM.
     #[allow(unsafe_code)]
     unsafe {
-        libc::alarm(20);
-        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
-    }
+        libc::alarm(20)
+    };
+    // SAFETY: no pointers. What faults dies by SIGSEGV, of which the tests' runtime is not told.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL)
+    };
     for (number, args) in steps {
         if syscall(number, args) != 0 {
             end_child(NO_FILTER);

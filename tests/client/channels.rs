@@ -1,7 +1,9 @@
 //! Shared-memory channels: what Tchannel offers, requests through windows, and the ends of both; protocol.md 3.16
 //! and 9, channels.md.
 
-use crate::channel::{CLIENT, Channel, FIRST_VERSION, LONGEST, OVER, SERVER, VERSION, WINDOW};
+use crate::channel::{
+    CLIENT, Channel, FIRST_VERSION, GREETING, LONGEST, OVER, SERVER, VERSION, WINDOW,
+};
 use crate::entries::names;
 use crate::harness::{
     Gofer, Launch, Mount, ROOT, Session, Tree, resident_kib, session_of, settled, spec,
@@ -15,6 +17,7 @@ use crate::request::{BASE, Request, batch, furnish, stage};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -990,6 +993,66 @@ fn sockets_are_served_while_channels_are_busy() {
     );
 }
 
+/// Confines a process, or this thread, to one processor.
+fn pin(pid: Option<u32>, core: usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut set = CpuSet::new();
+    set.set(core.min(cores - 1));
+    let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+    sched_setaffinity(pid, &set).unwrap();
+}
+
+/// Counted in a trace, as times say little: requests behind which neither the sockets are looked at nor the program
+/// waits, which lets their signals through.
+#[test]
+fn sockets_are_looked_at_behind_16_rounds_of_channels_that_never_rest() {
+    let tree = Tree::new();
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let trace = tree.outside("trace");
+    let words = [
+        "-o",
+        trace.to_str().unwrap(),
+        "-e",
+        "trace=futex,futex_waitv,ppoll",
+    ];
+    let mut s = session_of(Launch::new(&tree.bundle(), 1).by("strace", &words));
+    s.version(MSIZE, VERSION).unwrap();
+    let channels = [0, 1].map(|id| Channel::open(&mut s, id).unwrap());
+    // On a processor each, or they would take turns.
+    let tracer = s.gofer.pid();
+    let children = s
+        .gofer
+        .proc_text(&format!("task/{tracer}/children"))
+        .unwrap();
+    pin(Some(children.trim().parse().unwrap()), 1);
+    pin(Some(tracer), 1);
+    pin(None, 0);
+    let mut sent = 0;
+    while sent < 5000 {
+        for channel in &channels {
+            if channel.window.state().load(Ordering::Acquire) == CLIENT {
+                channel.put(GREETING);
+                channel.window.state().store(SERVER, Ordering::Release);
+                sent += 1;
+            }
+        }
+        channels[0].window.wake(1);
+    }
+    for channel in &channels {
+        channel.wait().unwrap();
+    }
+    assert_eq!(s.finish().code, Some(0));
+    let (mut now, mut longest) = (0, 0);
+    for line in fs::read_to_string(trace).unwrap().lines() {
+        let is_served = line.starts_with("futex(") && line.contains("FUTEX_WAKE, 1)");
+        now = if is_served { now + 1 } else { 0 };
+        longest = longest.max(now);
+    }
+    let rounds = gofer::limits::CHANNEL_PASSES;
+    assert!(longest > rounds, "{longest}: they rested");
+    assert!(longest <= 2 * rounds, "{longest}");
+}
+
 // ---- ends ----
 
 /// Waits until a thread of ours sleeps.
@@ -1406,8 +1469,16 @@ fn windows_that_are_over_take_no_memory() {
             .unwrap_err();
     }
     let used = shared_kib(&gofer);
+    let held = File::from(channels[0].memory.try_clone().unwrap());
     drop(clients);
     drop(channels);
+    // Nor of who still has it: a page each, which says that it is over.
+    until("the file", || {
+        match held.metadata().unwrap().blocks() * 512 {
+            bytes if bytes <= 60 * 4096 => Ok(()),
+            bytes => Err(bytes),
+        }
+    });
     until("memory", || {
         let (shared, all) = (shared_kib(&gofer), resident_kib(&gofer));
         let is_back = all <= idle + LEFT_KIB;

@@ -648,16 +648,24 @@ impl Spec {
             .filled()
             .iter()
             .position(|mount| !mount.destination.starts_with(b"/"));
-        let refusals = [
-            (!kept.has_process, Refusal::NoProcess),
-            (kept.args == 0, Refusal::NoArgs),
-            (!kept.has_root, Refusal::NoRoot),
-            (kept.root_path.is_empty(), Refusal::NoRootPath),
-            (kept.has_solaris, Refusal::Solaris),
-            (kept.has_windows, Refusal::Windows),
-            (!kept.selinux.is_empty(), Refusal::SeLinux(kept.selinux)),
-        ];
-        if let Some((_, refusal)) = refusals.into_iter().find(|(is_so, _)| *is_so) {
+        let refusal = if !kept.has_process {
+            Some(Refusal::NoProcess)
+        } else if kept.args == 0 {
+            Some(Refusal::NoArgs)
+        } else if !kept.has_root {
+            Some(Refusal::NoRoot)
+        } else if kept.root_path.is_empty() {
+            Some(Refusal::NoRootPath)
+        } else if kept.has_solaris {
+            Some(Refusal::Solaris)
+        } else if kept.has_windows {
+            Some(Refusal::Windows)
+        } else if !kept.selinux.is_empty() {
+            Some(Refusal::SeLinux(kept.selinux))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
             return Err(refusal);
         }
         if let Some(at) = relative {

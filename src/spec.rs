@@ -812,7 +812,7 @@ mod tests {
         let refusals = [
             (
                 "nonsense",
-                Refusal::NotJson(Fault::Byte(b'o', "in literal null (expecting 'u')")),
+                Refusal::NotJson(Fault::Letter(b'o', "null", b'u')),
             ),
             (
                 r#"{"root":7}"#,

@@ -344,12 +344,6 @@ impl<'a> Text<'a> {
 }
 
 impl Text<'_> {
-    /// Whether what it says begins with `start`.
-    pub fn begins_with(self, start: &str) -> bool {
-        let mut chars = self.chars();
-        start.chars().all(|c| chars.next() == Some(c))
-    }
-
     /// What it says, in memory that is never freed.
     pub fn kept(self) -> &'static [u8] {
         let mut text = List::new();

@@ -204,7 +204,7 @@ enum Place {
 }
 
 /// What the annotations that override flags begin with.
-const FLAG: &str = "dev.gvisor.flag.";
+const FLAG: &[u8] = b"dev.gvisor.flag.";
 
 /// The fields that are kept: where they are, their keys, what they are.
 const KEPT: &[(Place, &str, Place)] = &[
@@ -239,11 +239,11 @@ const KEPT: &[(Place, &str, Place)] = &[
     (Place::Linux, "seccomp", Place::Seccomp),
 ];
 
-/// Where the key of `place` that `is_key` takes leads.
-fn below(place: Place, is_key: impl Fn(&str) -> bool) -> Place {
-    let mut known = KEPT.iter().filter(|(above, ..)| *above == place);
+/// Where `key` of `place` leads.
+fn below(place: Place, key: &[u8]) -> Place {
+    let mut known = KEPT.iter();
     known
-        .find(|(_, key, _)| is_key(key))
+        .find(|(above, known, _)| *above == place && known.as_bytes() == key)
         .map_or(Place::Other, |(.., below)| *below)
 }
 
@@ -506,13 +506,15 @@ fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> V
     match of.plain() {
         (b'{', kind) => {
             // By its one spelling, and empty until its value comes: null leaves it so.
-            if of.place == Place::Annotations && key.begins_with(FLAG) {
-                let name = key.kept().get(FLAG.len()..).unwrap_or_default();
+            let key = key.kept();
+            if of.place == Place::Annotations
+                && let Some(name) = key.strip_prefix(FLAG)
+            {
                 kept.overrides.push((name, b""));
                 let place = Place::Flag;
                 return Value { place, kind, ..of };
             }
-            let place = below(of.place, |known| key.chars().eq(known.chars()));
+            let place = below(of.place, key);
             if let Some(slot) = kept.slot(place) {
                 *slot = b"";
             }
@@ -520,7 +522,7 @@ fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> V
         }
         (b'A'..=b'Z', _) => match field(schema, of.structure(), key) {
             Some((key, kind)) => Value {
-                place: below(of.place, |known| known.as_bytes() == key),
+                place: below(of.place, key),
                 kind,
                 of: of.structure(),
                 key,

@@ -302,6 +302,7 @@ struct Kept {
 
 impl Kept {
     /// A pointer, a list or a map at `place` is null: Go forgets what it held.
+    #[inline(never)]
     fn forget(&mut self, place: Place) {
         match place {
             Place::Process => {

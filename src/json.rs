@@ -3,7 +3,7 @@
 
 use crate::sys::arena::List;
 use crate::text;
-use crate::text::Arg::{Said, Str};
+use crate::text::Arg::{Raw, Said, Str};
 use crate::text::{Say, Sink, number_to};
 
 /// Go's limit of brackets in brackets.
@@ -37,6 +37,8 @@ pub enum Fault {
     End,
     /// A byte that cannot stand where it stands, and what was looked for.
     Byte(u8, &'static str),
+    /// A byte that is not the letter that a word has there: the word, the letter.
+    Letter(u8, &'static str, u8),
 }
 
 impl Say for Fault {
@@ -46,6 +48,13 @@ impl Say for Fault {
             Self::Byte(byte, place) => {
                 text!("invalid character '%' %", Said(&Shown(byte)), Str(place)).say(to);
             }
+            Self::Letter(byte, word, letter) => text!(
+                "invalid character '%' in literal % (expecting '%')",
+                Said(&Shown(byte)),
+                Str(word),
+                Raw(&[letter])
+            )
+            .say(to),
         }
     }
 }
@@ -219,44 +228,20 @@ impl<'a> Reader<'a> {
             b'[' => self.open(false),
             b'"' => self.string().map(Event::String),
             b'-' | b'0'..=b'9' => self.number(),
-            b't' => self.word(
-                Event::Bool(true),
-                &[
-                    (b'r', "in literal true (expecting 'r')"),
-                    (b'u', "in literal true (expecting 'u')"),
-                    (b'e', "in literal true (expecting 'e')"),
-                ],
-            ),
-            b'f' => self.word(
-                Event::Bool(false),
-                &[
-                    (b'a', "in literal false (expecting 'a')"),
-                    (b'l', "in literal false (expecting 'l')"),
-                    (b's', "in literal false (expecting 's')"),
-                    (b'e', "in literal false (expecting 'e')"),
-                ],
-            ),
-            b'n' => self.word(
-                Event::Null,
-                &[
-                    (b'u', "in literal null (expecting 'u')"),
-                    (b'l', "in literal null (expecting 'l')"),
-                    (b'l', "in literal null (expecting 'l')"),
-                ],
-            ),
+            b't' => self.word(Event::Bool(true), "true"),
+            b'f' => self.word(Event::Bool(false), "false"),
+            b'n' => self.word(Event::Null, "null"),
             _ => self.bad("looking for beginning of value"),
         }
     }
 
-    fn word(
-        &mut self,
-        event: Event<'a>,
-        letters: &[(u8, &'static str)],
-    ) -> Result<Event<'a>, Fault> {
-        for (letter, place) in letters {
+    /// A word, whose first letter is there.
+    fn word(&mut self, event: Event<'a>, word: &'static str) -> Result<Event<'a>, Fault> {
+        for letter in word.bytes().skip(1) {
             self.at += 1;
-            if self.byte()? != *letter {
-                return self.bad(place);
+            let byte = self.byte()?;
+            if byte != letter {
+                return Err(Fault::Letter(byte, word, letter));
             }
         }
         self.at += 1;
@@ -359,12 +344,6 @@ impl<'a> Text<'a> {
 }
 
 impl Text<'_> {
-    /// Whether what it says begins with `start`.
-    pub fn begins_with(self, start: &str) -> bool {
-        let mut chars = self.chars();
-        start.chars().all(|c| chars.next() == Some(c))
-    }
-
     /// What it says, in memory that is never freed.
     pub fn kept(self) -> &'static [u8] {
         let mut text = List::new();

@@ -469,6 +469,7 @@ fn make_channels(
     channels
 }
 
+#[inline(never)]
 fn install_filter(
     reopen: Reopen,
     (sockets, more): (bool, Modes),

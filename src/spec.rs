@@ -204,7 +204,7 @@ enum Place {
 }
 
 /// What the annotations that override flags begin with.
-const FLAG: &str = "dev.gvisor.flag.";
+const FLAG: &[u8] = b"dev.gvisor.flag.";
 
 /// The fields that are kept: where they are, their keys, what they are.
 const KEPT: &[(Place, &str, Place)] = &[
@@ -239,11 +239,11 @@ const KEPT: &[(Place, &str, Place)] = &[
     (Place::Linux, "seccomp", Place::Seccomp),
 ];
 
-/// Where the key of `place` that `is_key` takes leads.
-fn below(place: Place, is_key: impl Fn(&str) -> bool) -> Place {
-    let mut known = KEPT.iter().filter(|(above, ..)| *above == place);
+/// Where `key` of `place` leads.
+fn below(place: Place, key: &[u8]) -> Place {
+    let mut known = KEPT.iter();
     known
-        .find(|(_, key, _)| is_key(key))
+        .find(|(above, known, _)| *above == place && known.as_bytes() == key)
         .map_or(Place::Other, |(.., below)| *below)
 }
 
@@ -302,6 +302,7 @@ struct Kept {
 
 impl Kept {
     /// A pointer, a list or a map at `place` is null: Go forgets what it held.
+    #[inline(never)]
     fn forget(&mut self, place: Place) {
         match place {
             Place::Process => {
@@ -506,13 +507,15 @@ fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> V
     match of.plain() {
         (b'{', kind) => {
             // By its one spelling, and empty until its value comes: null leaves it so.
-            if of.place == Place::Annotations && key.begins_with(FLAG) {
-                let name = key.kept().get(FLAG.len()..).unwrap_or_default();
+            let key = key.kept();
+            if of.place == Place::Annotations
+                && let Some(name) = key.strip_prefix(FLAG)
+            {
                 kept.overrides.push((name, b""));
                 let place = Place::Flag;
                 return Value { place, kind, ..of };
             }
-            let place = below(of.place, |known| key.chars().eq(known.chars()));
+            let place = below(of.place, key);
             if let Some(slot) = kept.slot(place) {
                 *slot = b"";
             }
@@ -520,7 +523,7 @@ fn inside(schema: &'static [u8], of: Value, key: Text<'_>, kept: &mut Kept) -> V
         }
         (b'A'..=b'Z', _) => match field(schema, of.structure(), key) {
             Some((key, kind)) => Value {
-                place: below(of.place, |known| known.as_bytes() == key),
+                place: below(of.place, key),
                 kind,
                 of: of.structure(),
                 key,
@@ -648,16 +651,24 @@ impl Spec {
             .filled()
             .iter()
             .position(|mount| !mount.destination.starts_with(b"/"));
-        let refusals = [
-            (!kept.has_process, Refusal::NoProcess),
-            (kept.args == 0, Refusal::NoArgs),
-            (!kept.has_root, Refusal::NoRoot),
-            (kept.root_path.is_empty(), Refusal::NoRootPath),
-            (kept.has_solaris, Refusal::Solaris),
-            (kept.has_windows, Refusal::Windows),
-            (!kept.selinux.is_empty(), Refusal::SeLinux(kept.selinux)),
-        ];
-        if let Some((_, refusal)) = refusals.into_iter().find(|(is_so, _)| *is_so) {
+        let refusal = if !kept.has_process {
+            Some(Refusal::NoProcess)
+        } else if kept.args == 0 {
+            Some(Refusal::NoArgs)
+        } else if !kept.has_root {
+            Some(Refusal::NoRoot)
+        } else if kept.root_path.is_empty() {
+            Some(Refusal::NoRootPath)
+        } else if kept.has_solaris {
+            Some(Refusal::Solaris)
+        } else if kept.has_windows {
+            Some(Refusal::Windows)
+        } else if !kept.selinux.is_empty() {
+            Some(Refusal::SeLinux(kept.selinux))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
             return Err(refusal);
         }
         if let Some(at) = relative {
@@ -804,7 +815,7 @@ mod tests {
         let refusals = [
             (
                 "nonsense",
-                Refusal::NotJson(Fault::Byte(b'o', "in literal null (expecting 'u')")),
+                Refusal::NotJson(Fault::Letter(b'o', "null", b'u')),
             ),
             (
                 r#"{"root":7}"#,

@@ -356,6 +356,7 @@ impl Program {
         self.code.get(..self.len).unwrap_or_default()
     }
 
+    #[inline(never)]
     fn put(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
         if let (Some(place), Ok(code)) = (self.code.get_mut(self.len), u16::try_from(code)) {
             *place = sock_filter { code, jt, jf, k };
@@ -451,6 +452,7 @@ pub fn assemble(rows: &[Rule], modes: Modes, refuse: u32) -> Option<Program> {
 }
 
 /// Installs the filter. Errors: `EINVAL` too long, or no filters in this kernel; seccomp(2)'s.
+#[inline(never)]
 pub fn install(modes: Modes) -> Result<(), Errno> {
     let kill = seccomp_has_action(SECCOMP_RET_KILL_PROCESS);
     let refuse = if kill {

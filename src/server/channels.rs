@@ -63,7 +63,7 @@ impl Channel {
     fn end(&mut self, fs: &mut Fs) {
         if self.is_live() {
             self.window.shut();
-            self.window.forget();
+            self.window.forget(false);
         }
         if self.stage != Stage::Over {
             self.stage = Stage::Over;
@@ -157,7 +157,7 @@ impl Channels {
             .iter()
             .filter(|channel| channel.stage == Stage::Used)
         {
-            channel.window.forget();
+            channel.window.forget(true);
         }
     }
 
@@ -287,7 +287,9 @@ impl Server<'_> {
                 Woken::Late => (passes, cost) = (0, 0),
                 Woken::Not => {
                     self.trim();
-                    break;
+                    if self.listening == 0 {
+                        break;
+                    }
                 }
             }
         }

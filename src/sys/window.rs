@@ -133,13 +133,14 @@ impl Window {
         futex_wake(self.word(0), u32::MAX >> 1);
     }
 
-    /// Forgets where the window's memory is, but for the page that is always looked at, until it is used again:
-    /// what stands there stays. It is given back with the last mapping of the file: to punch it out of the file
-    /// would wait for whoever writes to that.
-    pub fn forget(&self) {
-        let from = self.place(PAGE_BYTES).as_ptr().cast();
+    /// Forgets where the window's memory is until it is used again, while it is in use but for the first page, which
+    /// is always looked at: what stands there stays. It is given back with the last mapping of the file: to punch it
+    /// out of the file would wait for whoever writes to that.
+    pub fn forget(&self, in_use: bool) {
+        let start = if in_use { PAGE_BYTES } else { 0 };
+        let from = self.place(start).as_ptr().cast();
         // SAFETY: the window's pages, of which nothing of ours is borrowed; all that is mapped shared stays so.
-        let _done = unsafe { madvise(from, WINDOW_BYTES - PAGE_BYTES, Advice::LinuxDontNeed) };
+        let _done = unsafe { madvise(from, WINDOW_BYTES - start, Advice::LinuxDontNeed) };
     }
 
     /// Takes the window's addresses back. It is not used any more.
@@ -227,7 +228,8 @@ mod tests {
     fn forgotten_pages_keep_what_the_client_wrote() {
         let (_memory, mut window) = one();
         window.room().fill(7);
-        window.forget();
+        window.forget(true);
+        window.forget(false);
         assert_eq!(window.data(PAGE_BYTES, PAGE_BYTES + 1), [7]);
         window.shut();
         assert_eq!(window.turn(), Turn::Nobody);

@@ -9,8 +9,10 @@ use crate::p9::{
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::fs::{self, File};
+use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 
@@ -195,7 +197,7 @@ fn directory_swapped_all_the_time_never_leads_outside() {
 // ---- descriptors and fids ----
 
 #[test]
-fn descriptors_sent_with_requests_are_closed() {
+fn descriptors_sent_with_requests_are_refused_or_closed() {
     let tree = Tree::new();
     let mut s = serve(&tree);
     s.send(&t::getattr(1, ROOT, 0)).unwrap();
@@ -388,6 +390,28 @@ fn descriptors_sent_when_the_table_is_full_do_no_harm() {
     s.clunk(10).unwrap();
     s.lopen(fid, O_RDONLY).unwrap();
     assert_eq!(s.read_all(fid).unwrap(), b"text");
+}
+
+/// One that lingers when it is closed would hold the server up, if it were the last to close it.
+#[test]
+fn descriptors_are_refused_where_the_kernel_can() {
+    let tree = Tree::new();
+    let mut s = serve(&tree);
+    s.getattr(ROOT, 0).unwrap();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    let file = File::open("/etc/passwd").unwrap();
+    let sent = sendmsg::<()>(
+        s.socket.as_raw_fd(),
+        &[IoSlice::new(&t::getattr(1, ROOT, 0))],
+        &[ControlMessage::ScmRights(&[file.as_raw_fd()])],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    );
+    assert_eq!(sent.err(), (version >= (6, 16)).then_some(Errno::EPERM));
 }
 
 // ---- noise ----

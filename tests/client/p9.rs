@@ -539,6 +539,7 @@ impl Client {
         );
         match sent {
             Ok(sent) => self.send(bytes.get(sent..).unwrap_or_default()),
+            Err(Errno::EPERM) => self.send(bytes), // refused: SO_PASSRIGHTS, Linux 6.16
             Err(errno) => broken(format!("sendmsg: {errno:?}")),
         }
     }

@@ -16,7 +16,7 @@ use crate::work::{
     Case, Outcome, PLAIN, Sight, Start, Where, World, cases, content, difference, is_half_done,
     sight,
 };
-use gofer::limits::{PAGE_BYTES, WINDOW_BYTES};
+use gofer::limits::WINDOW_BYTES;
 use gofer::p9::messages::REQUESTS;
 use gofer::sandbox::seccomp::{ALLOWED, Modes};
 use linux_raw_sys::general::*;
@@ -262,12 +262,22 @@ impl Trial {
 
     /// A yield before the next request fails: nothing comes of it.
     fn fail_yield(&mut self, errno: Errno) {
-        self.tracer
-            .begin(once(__NR_sched_yield, How::Overwrite(errno)), None);
-        let begun = Instant::now();
         // Until the gaps are known to be short.
+        self.fail_between(__NR_sched_yield, How::Overwrite(errno), errno);
+    }
+
+    /// The time at which a wait is to end cannot be known: it ends at once.
+    fn fail_clock(&mut self, how: How, errno: Errno) {
+        // Until the last such time is over.
+        self.fail_between(__NR_clock_gettime, how, errno);
+    }
+
+    /// A call between requests fails, sooner or later.
+    fn fail_between(&mut self, number: u32, how: How, errno: Errno) {
+        self.tracer.begin(once(number, how), None);
+        let begun = Instant::now();
         while self.tracer.hit().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "no yield");
+            assert!(begun.elapsed() < PATIENCE, "no call {number}");
             let channel = self.world.channel.as_ref().expect("a channel");
             let _attr: Rgetattr = channel.get(&t::getattr(1, ROOT, 0)).expect("a reply");
         }
@@ -303,7 +313,7 @@ impl Trial {
             // Else it was quiet meanwhile.
             let channel = world.channel.expect("a channel");
             let is_over = channel.window.state().load(Ordering::Relaxed) == OVER;
-            if is_over && hit.call.args[1] == (WINDOW_BYTES - PAGE_BYTES) as u64 {
+            if is_over && hit.call.args[1] == WINDOW_BYTES as u64 {
                 return self.note(&hit, errno);
             }
         }
@@ -362,6 +372,7 @@ fn break_channels() -> Told {
     for errno in ERRNOS {
         trial.fail_yield(errno);
         for how in both {
+            trial.fail_clock(how(errno), errno);
             trial.fail_signals(how(errno), errno);
             trial.fail_discard(how(errno), errno);
         }

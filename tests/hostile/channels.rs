@@ -6,8 +6,8 @@
 use crate::channel::{CLIENT, Channel, GREETING, LONGEST, OVER, SERVER, VERSION, WINDOW, Window};
 use crate::harness::{ROOT, meanwhile, until};
 use crate::p9::{
-    Client, Data, Empty, Fault, MSIZE, NOID, O_RDWR, RLERROR, Rgetattr, Rmultigetattr, Ropen,
-    Rread, Rwalk, Rwrite, t,
+    Client, Data, Empty, Fault, MSIZE, NOID, O_RDWR, PATIENCE, RLERROR, Rgetattr, Rmultigetattr,
+    Ropen, Rread, Rwalk, Rwrite, t,
 };
 use crate::request::{Request, batch, furnish, heard, stage};
 use crate::world::{Setting, WAIT, Waits, World, item};
@@ -112,6 +112,15 @@ fn provoke(window: &Window) {
     }
 }
 
+/// The same, by a client that waits for the answer.
+fn ask(window: &Window) {
+    let begin = Instant::now();
+    provoke(window);
+    while window.state().load(Ordering::Acquire) == SERVER && begin.elapsed() < PATIENCE {
+        window.sleep(SERVER, Duration::from_micros(500));
+    }
+}
+
 /// Repeats something for as long as an attack lasts; how often.
 fn lasting(lasts: Duration, mut again: impl FnMut()) -> u32 {
     let begin = Instant::now();
@@ -183,7 +192,7 @@ fn length_that_changes_during_service_is_read_once() {
                 let own = Random::new(2);
                 count = lasting(LASTS, || {
                     put(window, &requests[own.below(requests.len())]);
-                    provoke(window);
+                    ask(window);
                     assert_eq!(window.state().load(Ordering::Acquire), CLIENT);
                     let kind = window.get(16, 1)[0];
                     assert!(kind % 2 == 1, "a reply of type {kind}");
@@ -310,7 +319,7 @@ fn names_that_change_during_a_walk_never_climb() {
                     window
                         .length()
                         .store(request.len() as u32 - 5, Ordering::Relaxed);
-                    provoke(window);
+                    ask(window);
                     assert_eq!(window.state().load(Ordering::Acquire), CLIENT);
                     // What was walked to, by the socket.
                     match foe.getattr(3, 0) {
@@ -401,7 +410,7 @@ fn head_of_a_write_that_changes_is_one_of_its_heads() {
             || {
                 count = lasting(LASTS, || {
                     put(window, &request);
-                    provoke(window);
+                    ask(window);
                     assert_eq!(window.state().load(Ordering::Acquire), CLIENT);
                     let now = foe.getattr(10, 0x200).unwrap().attr.size;
                     assert_eq!(now, BYTES as u64, "more was written than there was");

@@ -1499,3 +1499,28 @@ fn first_use_of_a_channel_is_a_line_in_the_log() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("hannel 1 of FD 3"), "{lines:?}");
 }
+
+#[test]
+fn replies_that_wait_when_the_first_channel_is_given_out_go_on_when_they_are_read() {
+    let tree = Tree::new();
+    tree.file("large", &vec![7; PAYLOAD]);
+    for _ in 0..20 {
+        let (_gofer, mut clients) = serve_all(&tree, 2, &[]);
+        let [slow, other] = &mut clients[..] else {
+            panic!("two clients");
+        };
+        slow.walk_to(ROOT, 1, "large").unwrap();
+        slow.lopen(1, O_RDONLY).unwrap();
+        // More than the socket holds, and nobody reads.
+        for tag in 1..=3 {
+            slow.send(&t::read(tag, 1, 0, PAYLOAD as u32)).unwrap();
+        }
+        other.getattr(ROOT, 0).unwrap();
+        let channel = Channel::open(other, 0).unwrap();
+        channel.get::<Rgetattr>(&t::getattr(1, ROOT, 0)).unwrap();
+        for tag in 1..=3 {
+            let reply = slow.recv().unwrap();
+            assert_eq!((reply.tag, reply.kind), (tag, 117));
+        }
+    }
+}

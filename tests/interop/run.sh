@@ -13,8 +13,8 @@
 #   build-runsc  builds the two from gVisor's module, where the module proxy serves it, and prints their paths
 #   all          suite, gvisor, runsc (the default)
 #
-# The client package of the suite has no channels: harness/ carries its frames over them as gVisor's client does, as many at once as
-# there are channels, the others over the socket. A run in which none goes over a channel is red.
+# The client package of the suite has no channels: harness/ carries its frames over them as gVisor's client does, as
+# many at once as there are channels, the others over the socket. A run in which none goes over a channel is red.
 #
 # GOFER_BIN    the gofer (default: target/gofer)
 # CONTRACT     S, L or "S L": how it is started; default: S, and L as soon as the gofer takes it

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Runs the built gofer against peers of other lineages: tests/interop/run.sh [suite|ours|runsc|build-runsc|all]
+# Runs the built gofer against peers of other lineages: tests/interop/run.sh [one of these]
 #
 #   suite        the client package against our gofer, over sockets and over channels, then against the package's own
 #                server, which has no channels, and where there is one, against the original, both ways; and whether
 #                the client of the bench runs, which is built as target/interop/bin/driver (docs/bench.md)
 #   ours         the part with our gofer
+#   gvisor       gVisor's own client of 2022, which has channels, against our gofer and against gVisor's own server over
+#                plain host files, over channels and over the socket; Debian 12 packages the last of it that had 9P
+#   gvisor-bench the same four, measured: prints the table (docs/bench.md)
 #   runsc        OCI bundles under a real runsc, its own gofer beside ours; RUNSC and RUNSC_FRONT name the two builds of
 #                it. Without them the same harness runs on a stand-in that starts gofers as a runsc does
 #   build-runsc  builds the two from gVisor's module, where the module proxy serves it, and prints their paths
-#   all          suite, runsc (the default)
+#   all          suite, gvisor, runsc (the default)
 #
-# The client package has no channels: harness/ carries its frames over them as gVisor's client does, as many at once as
-# there are channels, the others over the socket. A run in which none goes over a channel is red.
+# The client package of the suite has no channels: harness/ carries its frames over them as gVisor's client does, as
+# many at once as there are channels, the others over the socket. A run in which none goes over a channel is red.
 #
 # GOFER_BIN    the gofer (default: target/gofer)
 # CONTRACT     S, L or "S L": how it is started; default: S, and L as soon as the gofer takes it
@@ -78,8 +81,8 @@ contracts() {
 # Runs a package's tests; prints what failed, the counts and the checks.
 go_test() {
     local package=$1 name=$2 log=$work/$2.log begun=$SECONDS status=0
-    go test -count=1 -v ${SKIP:+-skip "$SKIP"} "$package" >"$log" 2>&1 || status=$?
-    [ $status -eq 0 ] || grep -aEv '^=== |^ *--- PASS|^PASS' "$log" | cut -c1-400 | head -n 80
+    "${go[@]}" test -count=1 -v ${SKIP:+-skip "$SKIP"} "${@:3}" "$package" >"$log" 2>&1 || status=$?
+    [ $status -eq 0 ] || grep -aEv '^=== |^ *--- PASS|^PASS' "$log" | cut -c1-400 | head -n 80 || true # more than that ends it by a signal
     grep -aE '^server |^known_differences' "$log" || true
     grep -aE -B 1 '^ *--- SKIP' "$log" | grep -aE '_test\.go:[0-9]+: ' | sed -E 's/^ *[a-z_]+\.go:[0-9]+: /  skipped: /' | sort | uniq -c | sed -E 's/^ +([0-9]+) /  \1 x/' || true
     say "interop $name: $(grep -acE '^ *--- PASS' "$log" || true) passed, $(grep -acE '^ *--- FAIL' "$log" || true) failed, $(grep -acE '^ *--- SKIP' "$log" || true) skipped, $((SECONDS - begun)) s"
@@ -146,15 +149,57 @@ build_runsc() {
     say "RUNSC=$bin/runsc RUNSC_FRONT=$bin/runsc-front ORIGINAL_GOFER=$bin/runsc"
 }
 
-passed=0 failed=0 broken=0
+# gVisor's packages, unpacked. They build with Go 1.18 to 1.20 only.
+need_gvisor() {
+    local version=0.0~20221219.0-2 unpacked=$top/target/gvisor
+    need_packages golang-1.19-go ca-certificates
+    [ -e "$unpacked/$version" ] && return
+    local package=golang-gvisor-gvisor-dev
+    rm -rf "$unpacked"
+    mkdir -p "$unpacked"
+    (cd "$unpacked" && { apt-get download "$package=$version" || { apt-get update && apt-get download "$package=$version"; }; }) \
+        >"$packages_log" 2>&1 || { tail -n 20 "$packages_log" >&2; die "cannot download $package $version, a package of Debian 12"; }
+    dpkg -x "$unpacked/$package"_*.deb "$unpacked"
+    : >"$unpacked/$version"
+}
+
+# Runs something where the client's package is, with the Go and the two servers that it takes.
+with_gvisor() {
+    [ "$(id -u)" -eq 0 ] || die "gVisor's client gives files away: run it as root"
+    [ -x "$GOFER_BIN" ] || die "no $GOFER_BIN: ./build.sh builds it"
+    need_gvisor
+    mkdir -p "$bin"
+    cd gvisor
+    local SKIP='' go=(env -u GOROOT /usr/lib/go-1.19/bin/go)
+    "${go[@]}" vet -tags table ./...
+    "${go[@]}" build -o "$bin/gvisor-server" ./server
+    GVISOR_SERVER=$bin/gvisor-server "$@"
+    cd ..
+}
+
+gvisor_columns() {
+    local name transport
+    for name in ours original; do
+        for transport in channels socket; do
+            UNDER_TEST=$name TRANSPORT=$transport go_test . "gvisor-$name-$transport"
+        done
+    done
+    BENCH_INTO=$work/gvisor.md BENCH_ROUNDS=1 BENCH_MS=1 gvisor_table # whether it runs
+}
+
+gvisor_table() { go_test . gvisor-table -tags table -run '^TestTable$' -timeout 1h; }
+
+passed=0 failed=0 broken=0 go=(go)
 mkdir -p "$work"
 case "${1-all}" in
     suite) build; suite ;;
     ours) build; ours ;;
+    gvisor) with_gvisor gvisor_columns ;;
+    gvisor-bench) BENCH_INTO=$work/gvisor.md with_gvisor gvisor_table; cat "$work/gvisor.md" ;;
     runsc) build; runsc ;;
     build-runsc) need_go; build_runsc; exit ;;
-    all) build; suite; runsc ;;
-    *) sed -n '2,22s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
+    all) build; suite; with_gvisor gvisor_columns; runsc ;;
+    *) sed -n '2,23s/^# \{0,1\}//p' run.sh >&2; exit 2 ;;
 esac
 say "$passed passed, $failed failed"
 [ $broken -eq 0 ]

@@ -1503,7 +1503,7 @@ fn first_use_of_a_channel_is_a_line_in_the_log() {
 #[test]
 fn replies_that_wait_when_the_first_channel_is_given_out_go_on_when_they_are_read() {
     let tree = Tree::new();
-    tree.file("large", &vec![7; PAYLOAD]);
+    tree.file("large", vec![7; PAYLOAD]);
     for _ in 0..20 {
         let (_gofer, mut clients) = serve_all(&tree, 2, &[]);
         let [slow, other] = &mut clients[..] else {

@@ -13,8 +13,8 @@ use super::dispatch::{Session, dispatch};
 use super::{Common, Left, Place, Server};
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
-    CHANNEL_PASSES, CHANNELS, DESCRIPTORS_PER_CHANNEL, PAGE_BYTES, RELEASES_PER_TURN, TURN_COST,
-    WINDOW_BYTES,
+    CHANNEL_PASSES, CHANNELS, DESCRIPTORS_PER_CHANNEL, PAGE_BYTES, RELEASES_PER_TURN,
+    TRIM_EVERY_WAKEUPS, TURN_COST, WINDOW_BYTES,
 };
 use crate::p9::messages::{Message, Rchannel, Twrite};
 use crate::p9::wire::{HEADER_BYTES, Header, Tag};
@@ -284,7 +284,14 @@ impl Server<'_> {
             };
             match bell.wait(heard, is_timed) {
                 Woken::Soon => {}
-                Woken::Late => (passes, cost) = (0, 0),
+                Woken::Late => {
+                    (passes, cost) = (0, 0);
+                    self.wakeups = self.wakeups.wrapping_add(1);
+                    if self.wakeups.is_multiple_of(TRIM_EVERY_WAKEUPS) {
+                        self.trim();
+                        break;
+                    }
+                }
                 Woken::Not => {
                     self.trim();
                     if self.listening == 0 {

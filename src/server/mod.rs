@@ -141,6 +141,12 @@ impl<'a> Server<'a> {
                     false => Ok(()),
                 };
             }
+            // What is sent when signals are turned on or off may leave a request that can be served now.
+            let left = if self.common.channels.has_changed() {
+                Left::Work
+            } else {
+                left
+            };
             if self.attune() {
                 self.serve_channels(left)?;
             } else if left == Left::Work || !self.stay() {

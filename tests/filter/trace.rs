@@ -275,14 +275,14 @@ fn drive_channel(d: &mut Driver, trace: &Path) {
     let has = |words: &str| fs::read_to_string(trace).is_ok_and(|text| text.contains(words));
     // Until the gaps are known to be short, so that the next request is looked for.
     let begun = Instant::now();
-    while !has("sched_yield(") && begun.elapsed() < PATIENCE {
+    while !has("sched_yield(") && begun.elapsed() < 5 * PATIENCE {
         for _ in 0..100 {
             let asked = channel.get::<Rgetattr>(&t::getattr(1, ROOT, 0));
             asked.expect("a reply");
         }
     }
     // Until it sleeps where the socket rings.
-    while !has("rt_sigreturn(") && begun.elapsed() < PATIENCE {
+    while !has("rt_sigreturn(") && begun.elapsed() < 6 * PATIENCE {
         sleep(Duration::from_millis(1));
         d.done(t::getattr(1, ROOT, 0));
     }

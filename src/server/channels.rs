@@ -9,7 +9,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use super::connection::{Link, Sent};
-use super::dispatch::{Session, dispatch};
+use super::dispatch::dispatch;
 use super::{Common, Left, Place, Server};
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
@@ -344,7 +344,12 @@ impl Server<'_> {
                         .log
                         .info(text!("Channel % of FD % is used", number, name));
                 }
-                answer(it.window, it.ours, &mut connection.link, &mut self.common)
+                answer(
+                    &it,
+                    &mut connection.link,
+                    &mut self.common,
+                    &mut self.copied,
+                )
             }
             _ => None,
         };
@@ -410,24 +415,15 @@ impl Copied {
     }
 }
 
-/// Serves the request that stands in a window; what that cost. None: the client does not keep to the rules.
+/// Serves the request that stands in a channel's window; what that cost. None: the client does not keep to the rules.
 #[inline(never)]
 fn answer(
-    mut window: Window,
-    socket: OpenId,
+    channel: &Channel,
     link: &mut Link,
     common: &mut Common<'_>,
+    copied: &mut Copied,
 ) -> Option<usize> {
-    let Common {
-        fids,
-        values,
-        fs,
-        policy,
-        log,
-        channels,
-        copied,
-        ..
-    } = common;
+    let (mut window, shared) = (channel.window, channel.window);
     let length = window.length();
     let (request, data_at) = copied.take(window, length)?;
     if request == GREETING {
@@ -436,18 +432,7 @@ fn answer(
     let [kind, _, body @ ..] = request else {
         return None;
     };
-    let shared = window;
-    let mut session = Session {
-        link,
-        fids,
-        values,
-        fs,
-        policy,
-        log,
-        channels,
-        data: data_at.map(|at| shared.data(at, length)),
-        cost: 0,
-    };
+    let mut session = common.session(link, data_at.map(|at| shared.data(at, length)));
     let size = u32::try_from(length + HEADER_BYTES - DATAGRAM_HEADER_BYTES).unwrap_or(u32::MAX);
     let header = Header {
         size,
@@ -455,10 +440,10 @@ fn answer(
         tag: NO_TAG,
     };
     let answered = dispatch(&mut session, header, body, window.room());
-    let mut has_fd = 0;
+    let (mut has_fd, fs) = (0, &mut common.fs);
     if let Some(open) = answered.donated {
         // Without it the reply is a reply still: a client that takes none must not stop the others.
-        if let (Some(socket), fd @ Some(_)) = (fs.donated(socket), fs.donated(open)) {
+        if let (Some(socket), fd @ Some(_)) = (fs.donated(channel.ours), fs.donated(open)) {
             has_fd = u8::from(send(socket, &[], fd).is_ok());
         }
         fs.release_open(open);

@@ -22,7 +22,7 @@ use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 use self::channels::{Channels, Copied};
-use self::connection::{Connection, ERR, Events, HUP, IN, NVAL, Next, OUT, Sent};
+use self::connection::{Connection, ERR, Events, HUP, IN, Link, NVAL, Next, OUT, Sent};
 use self::dispatch::{Policy, Session, dispatch};
 use self::fids::Fids;
 use self::values::Values;
@@ -56,6 +56,7 @@ pub struct Server<'a> {
     /// What ppoll(2) reads and writes, place for place.
     polled: List<pollfd>,
     common: Common<'a>,
+    copied: Copied,
     wakeups: u32,
     /// Ready when any socket is (epoll(7)). None: there is one socket, or one has ended.
     any: Option<OwnedFd>,
@@ -73,9 +74,25 @@ struct Common<'a> {
     policy: Policy,
     log: &'a Log,
     channels: Channels,
-    copied: Copied,
     /// A connection ended because its client speaks LISAFS.
     met_lisafs: bool,
+}
+
+impl Common<'_> {
+    /// What the handler of a request on `link` works on; `data`: of a Twrite, where they are not in its body.
+    fn session<'s>(&'s mut self, link: &'s mut Link, data: Option<&'s [u8]>) -> Session<'s> {
+        Session {
+            link,
+            fids: &mut self.fids,
+            values: &mut self.values,
+            fs: &mut self.fs,
+            policy: &self.policy,
+            log: self.log,
+            channels: &mut self.channels,
+            data,
+            cost: 0,
+        }
+    }
 }
 
 /// What is left to do before the next wait.
@@ -115,11 +132,11 @@ impl<'a> Server<'a> {
             fs,
             policy,
             log,
-            copied: Copied::new(&channels),
             channels,
             met_lisafs: false,
         };
         Self {
+            copied: Copied::new(&common.channels),
             places,
             polled,
             common,
@@ -306,12 +323,9 @@ impl<'a> Server<'a> {
 
     /// Whether [`Server::trim`] has something to do.
     fn wants_trim(&self) -> bool {
-        let Common {
-            fids, fs, copied, ..
-        } = &self.common;
-        fids.wants_trim()
-            || fs.wants_trim()
-            || copied.wants_trim()
+        self.common.fids.wants_trim()
+            || self.common.fs.wants_trim()
+            || self.copied.wants_trim()
             || self
                 .places
                 .iter()
@@ -382,8 +396,8 @@ impl<'a> Server<'a> {
     fn trim(&mut self) {
         self.common.fids.trim(TRIM_STEP_BYTES);
         self.common.fs.trim(TRIM_STEP_BYTES);
-        if self.common.copied.wants_trim() {
-            self.common.copied.trim();
+        if self.copied.wants_trim() {
+            self.copied.trim();
             self.common.channels.trim();
         }
         for place in self.places.iter_mut() {
@@ -413,19 +427,9 @@ fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
 
 /// Serves requests that are there, until that has cost `most`; what it cost. None: the connection is over.
 fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Option<usize> {
-    let Common {
-        fids,
-        values,
-        fs,
-        policy,
-        log,
-        channels,
-        met_lisafs,
-        ..
-    } = common;
-    if policy.may_be_lisafs && connection.begins_with_lisafs() {
-        log.fatal(text!("%", Raw(SPEAKS_9P)));
-        *met_lisafs = true;
+    if common.policy.may_be_lisafs && connection.begins_with_lisafs() {
+        common.log.fatal(text!("%", Raw(SPEAKS_9P)));
+        common.met_lisafs = true;
         return None;
     }
     let mut cost = 0;
@@ -435,7 +439,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Op
             Next::Incomplete => break,
             Next::Bad => {
                 // What was asked before is answered, as far as the peer takes it at once.
-                connection.flush(fs);
+                connection.flush(&mut common.fs);
                 return None;
             }
         };
@@ -446,28 +450,18 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Op
         }
         let bound = connection.reply_bound(header, &body);
         if !connection.has_room(bound) {
-            match connection.flush(fs) {
+            match connection.flush(&mut common.fs) {
                 Sent::All => {}
                 Sent::Blocked => break,
                 Sent::Lost => return None,
             }
         }
         let (body, room, link) = connection.parts(body);
-        let mut session = Session {
-            link,
-            fids,
-            values,
-            fs,
-            policy,
-            log,
-            channels,
-            data: None,
-            cost: 0,
-        };
+        let mut session = common.session(link, None);
         let answered = dispatch(&mut session, header, body, room);
         connection.answer(header.size, answered.reply, answered.donated);
         cost += answered.cost;
-        fs.reap(RELEASES_PER_TURN);
+        common.fs.reap(RELEASES_PER_TURN);
     }
-    (connection.flush(fs) != Sent::Lost).then_some(cost)
+    (connection.flush(&mut common.fs) != Sent::Lost).then_some(cost)
 }

@@ -3,6 +3,29 @@
 
 use core::ffi::{CStr, c_char};
 
+/// Overwrites the environment with zeros: the program has no use for it, whoever takes the process over might, and
+/// /proc/PID/environ shows it.
+///
+/// # Safety
+/// `envp` is what the kernel left at the program's entry: pointers to NUL-terminated strings on the stack, then
+/// NULL. No reference to any of the strings exists.
+pub unsafe fn forget_environment(mut envp: *const *mut u8) {
+    loop {
+        // SAFETY: NULL ends the pointers, and it was not reached yet.
+        let mut byte = unsafe { envp.read() };
+        if byte.is_null() {
+            return;
+        }
+        // SAFETY: the NUL ends the string, and it was not reached yet.
+        while unsafe { byte.read() } != 0 {
+            // SAFETY: a byte of the string, on the stack, which can be written.
+            unsafe { byte.write_volatile(0) };
+            byte = byte.wrapping_add(1);
+        }
+        envp = envp.wrapping_add(1);
+    }
+}
+
 /// argv: arbitrary bytes, no UTF-8 assumed.
 #[derive(Clone, Copy)]
 pub struct Args {

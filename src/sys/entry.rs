@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use gofer::limits::LOG_FD;
 use gofer::log::Line;
-use gofer::sys::args::Args;
+use gofer::sys::args::{Args, forget_environment};
 use gofer::sys::fd::fixed;
 use gofer::sys::image::relocate;
 use gofer::sys::raw::exit;
@@ -62,6 +62,8 @@ unsafe extern "C" fn begin(stack: *const usize, image: *mut u8, dynamic: *const 
     let argc = unsafe { *stack };
     // SAFETY: and behind it argv.
     let argv = unsafe { stack.add(1) };
+    // SAFETY: behind argv's NULL it put the environment, which nobody has looked at.
+    unsafe { forget_environment(argv.add(argc + 1).cast()) };
     // SAFETY: which nothing changes.
     let args = unsafe { Args::from_stack(argc, argv.cast()) };
     exit(crate::start(args))

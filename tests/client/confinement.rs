@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// CHOWN, `DAC_OVERRIDE`, `DAC_READ_SEARCH`, FOWNER, FSETID.
@@ -55,6 +55,47 @@ fn limit(gofer: &Gofer, name: &str) -> (String, String) {
         .unwrap();
     let mut words = line.split_whitespace().map(str::to_owned);
     (words.next().unwrap(), words.next().unwrap())
+}
+
+/// Every byte of memory that the process can write.
+fn writable_memory(gofer: &Gofer) -> Vec<Vec<u8>> {
+    let memory = fs::File::open(gofer.proc("mem")).unwrap();
+    let maps = gofer.proc_text("maps").unwrap();
+    let ranges = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        // Address space that was reserved and never touched reads as zeros, at length.
+        let range = (number(start), number(end).min(number(start) + (1 << 20)));
+        rest.starts_with("rw").then_some(range)
+    });
+    ranges
+        .map(|(start, end)| {
+            let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+            memory.read_exact_at(&mut bytes, start).unwrap();
+            bytes
+        })
+        .collect()
+}
+
+/// The original executes itself again with an empty one.
+#[test]
+fn the_environment_is_gone_from_memory() {
+    let tree = tree_with_spec();
+    let secret = "PASSWORD=correct horse battery staple";
+    let launch = Launch::new(&tree.bundle(), 1);
+    let mut s = session_of(launch.by("/usr/bin/env", &["-i", "A=", secret, "B=\u{e9}"]));
+    let environment = fs::read(s.gofer.proc("environ")).unwrap();
+    assert!(environment.len() > secret.len(), "it was handed over");
+    assert!(environment.iter().all(|&byte| byte == 0), "{environment:?}");
+    let has = |word: &str| {
+        let memory = writable_memory(&s.gofer);
+        let mut parts = memory.iter();
+        parts.any(|part| part.windows(word.len()).any(|at| at == word.as_bytes()))
+    };
+    assert!(!has("battery staple"));
+    assert!(has(tree.bundle().to_str().unwrap()), "argv is there");
+    expect_served(&mut s, &tree);
 }
 
 /// Reads and writes: the program serves.

@@ -52,6 +52,8 @@ pub struct Link {
     pub linux: bool,
     /// A version was agreed on that has channels.
     pub knows_channels: bool,
+    /// Version 7 was agreed on, that of runtimes from 2019-05-09 to 2019-09-12.
+    pub is_of_2019: bool,
 }
 
 /// The next frame in the receive buffer.
@@ -125,6 +127,7 @@ impl Connection {
                 msize: FRAME_BYTES,
                 linux: false,
                 knows_channels: false,
+                is_of_2019: false,
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,

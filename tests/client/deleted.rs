@@ -40,8 +40,30 @@ fn deleted_directory_cannot_be_used() {
     refused(s.walk_to(2, 9, "a"), Errno::ENOENT);
     refused(s.walkgetattr(2, 9, &[b"a"]), Errno::ENOENT);
     refused(s.readdir(2, 0, 4096), Errno::EINVAL);
+    s.version(1 << 20, b"9P2000.L.Google.13").unwrap();
     refused(s.lcreate(2, b"a", O_RDWR, 0o600, NOID), Errno::EINVAL);
     refused(s.ucreate(2, b"a", O_RDWR, 0o600, NOID, NOID), Errno::EINVAL);
+}
+
+/// The original of 2019-06, whose version is 7, answers as the host does.
+#[test]
+fn creating_in_a_deleted_directory_is_enoent_to_version_7_alone() {
+    let (_tree, mut s) = removed();
+    for number in 0..=13 {
+        let version = format!("9P2000.L.Google.{number}");
+        s.version(1 << 20, version.as_bytes()).unwrap();
+        let errno = if number == 7 {
+            Errno::ENOENT
+        } else {
+            Errno::EINVAL
+        };
+        refused(s.lcreate(2, b"a", O_RDWR, 0o600, NOID), errno);
+        refused(s.ucreate(2, b"a", O_RDWR, 0o600, NOID, NOID), errno);
+        refused(s.mkdir(2, b"a", 0o700, NOID), Errno::EINVAL);
+        refused(s.lcreate(3, b"a", O_RDWR, 0o600, NOID), Errno::EINVAL);
+        refused(s.lcreate(77, b"a", O_RDWR, 0o600, NOID), Errno::EBADF);
+        refused(s.lcreate(2, b"a/b", O_RDWR, 0o600, NOID), Errno::EINVAL);
+    }
 }
 
 #[test]

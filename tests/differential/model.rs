@@ -399,6 +399,10 @@ impl Model {
         (uid, gid): (u32, u32),
     ) -> Outcome<()> {
         safe(name)?;
+        let node = &self.get(fid)?.node;
+        if node.is_deleted() && node.kind == Kind::Directory {
+            return Err(Errno::ENOENT); // to the version of the sessions here, as the original of its time
+        }
         let parent = self.changeable(fid)?;
         let name = host(name)?;
         let mode = flags & 3;

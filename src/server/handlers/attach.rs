@@ -31,6 +31,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     let asked = asked.ok_or(Errno::INVAL)?;
     s.link.linux = asked == Version::Plain;
     s.link.knows_channels = asked >= Version::Google(8);
+    s.link.is_of_2019 = asked == Version::Google(7);
     let version = asked.min(Version::HIGHEST);
     let mut buffer = [0; 32];
     // As it was sent, leading zeros and all, where it is granted as it was asked.

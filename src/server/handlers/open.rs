@@ -79,8 +79,8 @@ fn flags(s: &Session<'_>, flags: u32) -> OFlags {
 /// Tlcreate -> Rlcreate. Creates a file, always exclusively, and opens it; the directory's fid becomes
 /// the file's. The owner stays the server's, or is the user that Linux attached for. The descriptor is donated.
 ///
-/// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted, not a directory,
-/// or open; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::create`], with `ESTALE` in
+/// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted (a
+/// directory `ENOENT` to version 7, that of runtimes of 2019), not a directory, or open; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::create`], with `ESTALE` in
 /// place of `EEXIST` where Linux did not ask for O_EXCL: it looks again, and opens what has appeared.
 pub fn lcreate(s: &mut Session<'_>, t: Tlcreate<'_>) -> Result<Donating<Rlcreate>, Errno> {
     let Donating {
@@ -114,6 +114,10 @@ fn create(
     (uid, gid): (Uid, Gid),
 ) -> Result<Donating<Qid>, Errno> {
     let name = Name::new(name)?;
+    let node = s.get(fid)?.node();
+    if s.link.is_of_2019 && s.fs.is_deleted(node) && s.fs.kind(node)? == FileType::Directory {
+        return Err(Errno::NOENT); // as the original of those runtimes
+    }
     let parent = s.writable_directory(fid)?;
     let how = (Access::of_flags(wire), flags(s, wire));
     let owner = s.owner(fid, uid, gid);

@@ -22,6 +22,8 @@ pub struct Options<'a> {
     given: List<(&'static [u8], &'a [u8])>,
     /// `--io-fds`, in order.
     pub io_fds: List<i32>,
+    /// Names of global flags that are not known here, and were skipped with their values.
+    pub skipped: List<&'a [u8]>,
 }
 
 impl<'a> Options<'a> {
@@ -34,8 +36,7 @@ impl<'a> Options<'a> {
             .find(|(given, _)| *given == name.as_bytes())
         {
             Some((_, value)) => value,
-            None => known(&[GOFER_FLAGS, GLOBAL_FLAGS], name.as_bytes())
-                .map_or(b"", |flag| flag.default),
+            None => known(ALL, name.as_bytes()).map_or(b"", |flag| flag.default),
         }
     }
 
@@ -61,7 +62,22 @@ impl<'a> Options<'a> {
 
     /// Whether a log is named, other than standard error.
     pub fn names_log(&self) -> bool {
-        !self.text("log").is_empty() || self.number("log-fd") >= 0
+        ["log-fd", "debug-log-fd"]
+            .iter()
+            .any(|name| self.number(name) >= 0)
+            || !self.text("log").is_empty()
+            || !self.debug_log().is_empty()
+    }
+
+    /// The pattern of the debug log's path: `--debug-log`, or else the directory that runtimes before
+    /// 2018-10-11 name by `--debug-log-dir`. Empty: there is no such log.
+    pub fn debug_log(&self) -> List<u8> {
+        let mut pattern = List::copy(self.text("debug-log"));
+        if pattern.is_empty() && !self.text("debug-log-dir").is_empty() {
+            pattern.put(self.text("debug-log-dir"));
+            pattern.push(b'/');
+        }
+        pattern
     }
 
     /// Sets a flag as an annotation of the spec says (gofer.md 1.4). Error: one line, of a flag that may
@@ -78,7 +94,7 @@ impl<'a> Options<'a> {
             )
             .told());
         }
-        let flag = find(&[GLOBAL_FLAGS], name)?;
+        let flag = find(FRONT, name)?;
         take(self, &flag, value)?;
         self.given.push((flag.name, value));
         Ok(())
@@ -138,8 +154,18 @@ const GLOBAL_FLAGS: &str = "
     fdlimit:i= dcache:i= net-raw:b= gso:b= software-gso:b= gvisor-gro:t= tx-checksum-offload:b=
     rx-checksum-offload:b= qdisc:q= num-network-channels:i= buffer-pooling:b=
     EXPERIMENTAL-afxdp:b= TESTONLY-test-name-env:s= TESTONLY-allow-packet-endpoint-write:b=
-    panic-log-fd:i= coverage-fd:i=
+    panic-log-fd:i= coverage-fd:i= debug-log-dir:s= multi-container:b= trace-signal:i=-1
+    refs-leak-mode:s= overlayfs-stale-read:b= cpu-num-min:i= verity:b= controls:s=
 ";
+
+/// The tables whose flags stand before the word `gofer`, behind it, and where that word is not there.
+const FRONT: &[&str] = &[GLOBAL_FLAGS];
+const BEHIND: &[&str] = &[GOFER_FLAGS];
+const ALL: &[&str] = &[GOFER_FLAGS, GLOBAL_FLAGS];
+
+/// The flags that say which logs there are, and how they are opened.
+const LOG_FLAGS: &str =
+    "log log-fd log-format debug-log debug-log-dir debug-log-fd debug-log-format spec-fd";
 
 /// A flag of the tables.
 struct Flag {
@@ -244,10 +270,10 @@ pub fn parse<'a>(
         status: if names_command(words.clone()) { 2 } else { 128 },
         text,
     };
-    match parser.flags(&[GLOBAL_FLAGS], options) {
+    match parser.flags(FRONT, options) {
         Ok(Stop::Help) => return Ok(Command::Help),
         Ok(Stop::Word(Some(b"gofer"))) => {
-            let stop = parser.flags(&[GOFER_FLAGS], options).map_err(local)?;
+            let stop = parser.flags(BEHIND, options).map_err(local)?;
             return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
@@ -268,10 +294,46 @@ pub fn parse<'a>(
     let mut parser = Parser {
         words: words.clone(),
     };
-    let stop = parser
-        .flags(&[GOFER_FLAGS, GLOBAL_FLAGS], options)
-        .map_err(local)?;
+    let stop = parser.flags(ALL, options).map_err(local)?;
     finish(&stop, options, &global)
+}
+
+/// What a command line says of logs, whatever else is wrong with it: a refusal stands in each of them. Flags
+/// are taken wherever they may stand, and those with wrong values are passed over.
+#[inline(never)]
+pub fn logs<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Options<'a> {
+    let mut options = Options::default();
+    let mut tables = ALL;
+    while let Some(word) = words.next() {
+        let Some((name, value)) = split_flag(word) else {
+            if word == b"gofer" {
+                tables = BEHIND;
+            }
+            continue;
+        };
+        let Some(flag) = known(tables, name) else {
+            continue;
+        };
+        let value = match value {
+            Some(value) => value,
+            None if flag.kind == b'b' => continue,
+            None => words.next().unwrap_or_default(),
+        };
+        if is_among(LOG_FLAGS, name) && take(&mut options, &flag, value).is_ok() {
+            options.given.push((flag.name, value));
+        }
+    }
+    options
+}
+
+/// The name of a flag, and its value if that stands in the same word. Without: not a flag.
+fn split_flag(word: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let body = word.strip_prefix(b"-")?;
+    let body = body.strip_prefix(b"-").unwrap_or(body);
+    Some(match split_once(body, b'=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (body, None),
+    })
 }
 
 /// Whether the word `gofer` is there, and not as the value of the flag before it.
@@ -281,12 +343,10 @@ fn names_command<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
         if word == b"gofer" && !takes_value {
             return true;
         }
-        let name = word
-            .strip_prefix(b"-")
-            .map(|name| name.strip_prefix(b"-").unwrap_or(name));
-        takes_value = name
-            .and_then(|name| known(&[GOFER_FLAGS], name))
-            .is_some_and(|flag| flag.kind != b'b');
+        takes_value = match split_flag(word) {
+            Some((name, None)) => known(BEHIND, name).is_some_and(|flag| flag.kind != b'b'),
+            _ => false,
+        };
     }
     false
 }
@@ -386,29 +446,30 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
     /// Takes flags up to the first word that is none, which is taken too.
     fn flags(
         &mut self,
-        tables: &[&'static str],
+        tables: &'static [&'static str],
         options: &mut Options<'a>,
     ) -> Result<Stop<'a>, Told> {
         loop {
             let Some(word) = self.words.next() else {
                 return Ok(Stop::Word(None));
             };
-            let body = match word.strip_prefix(b"-") {
-                None | Some(b"") => return Ok(Stop::Word(Some(word))),
-                Some(b"-") => return Ok(Stop::Word(self.words.next())),
-                Some(body) => body.strip_prefix(b"-").unwrap_or(body),
+            let (name, value) = match (word, split_flag(word)) {
+                (b"-", _) | (_, None) => return Ok(Stop::Word(Some(word))),
+                (b"--", _) => return Ok(Stop::Word(self.words.next())),
+                (_, Some(flag)) => flag,
             };
-            if body.starts_with(b"-") || body.starts_with(b"=") {
+            if name.is_empty() || name.starts_with(b"-") {
                 return Err(text!("bad flag syntax: %", Quoted(word)).told());
             }
-            let equals = body.iter().position(|&byte| byte == b'=');
-            let (name, value) = match equals.and_then(|at| body.split_at_checked(at)) {
-                Some((name, value)) => (name, Some(value.get(1..).unwrap_or_default())),
-                None => (body, None),
-            };
             match name {
                 b"help" | b"h" => return Ok(Stop::Help),
                 _ => {}
+            }
+            // A runtime passes its flags as --name=value. One that is not known here concerns the runtime alone.
+            let is_foreign = tables == FRONT && known(ALL, name).is_none();
+            if is_foreign && value.is_some() {
+                options.skipped.push(name);
+                continue;
             }
             let flag = find(tables, name)?;
             let value = match value {

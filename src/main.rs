@@ -59,9 +59,10 @@ fn start(args: Args) -> i32 {
                 2,
                 text!("gofer: %; --help lists the flags", Raw(refusal.text)),
             );
-            // A log is opened behind the runtime's own flags; standard error has just been told.
-            if refusal.status == 128 && options.names_log() {
-                let _told = serve(&mut options, &words, Some(refusal.text));
+            // A runtime gives its gofer /dev/null for standard error: the logs have it too.
+            let mut options = cli::logs(words.iter().copied());
+            if options.names_log() {
+                let _refused = serve(&mut options, &words, Some(refusal.text));
             }
             return refusal.status;
         }
@@ -152,8 +153,7 @@ fn open_inherited(
     let named = [log_fd, debug_log_fd, spec_fd, list_fd, userns_fd];
     // Looked at before any is moved.
     let checked = descriptors::check_named(&options.io_fds, &named);
-    log::open::open(options, log, logs).map_err(Fatal)?;
-    refused.map_or(Ok(()), |text| Err(Fatal(text)))?;
+    log::open::open(options, refused, log, logs).map_err(Fatal)?;
     // Runtimes before 2022 have no such flag, and those that have it and leave it out are met in the loop.
     if is_l && options.flag("lisafs") {
         return Err(Fatal(SPEAKS_9P));

@@ -19,78 +19,102 @@ use crate::text::{Say, Sink, Told};
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
 pub type Placed = List<(OwnedFd, RawFd)>;
 
-/// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Error: the text of what
-/// the original says; what was opened before stays.
-pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), Told> {
+/// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Of a command line that is
+/// `refused`, all that it names.
+///
+/// Error: why it is refused, or else what the original says of the first log that cannot be opened or is not
+/// to be had. The others are opened all the same: the error is for them.
+pub fn open(
+    options: &Options<'_>,
+    refused: Option<Told>,
+    log: &mut Log,
+    placed: &mut Placed,
+) -> Result<(), Told> {
     log.debug = options.is_debug();
-    let least = Level::Debug; // which are made, or not
-    let debug_format = |options: &Options<'_>| format_of(options.text("debug-log-format"));
-    match options.contract() {
-        Contract::S => {
-            let fd = match (named_log(options)?, options.number("debug-log-fd") >= 0) {
-                (Some(fd), _) => fd,
-                (None, _) => copy(2).map_err(|errno| cannot(b"standard error", errno))?,
-            };
-            add(
-                log,
-                placed,
-                fd,
-                LOG_FD,
-                format_of(options.text("log-format"))?,
-                least,
+    let first = refused.map_or(Ok(()), Err);
+    let mut logs = Logs { log, placed, first };
+    let debug_fd = options.number("debug-log-fd");
+    let is_later = options.contract() == Contract::L;
+    match named_log(options) {
+        // What the runtime reads: why it failed, as one JSON object, and nothing else.
+        Some(fd) if is_later => logs.add(fd, LOG_FD, Ok(Format::Json), Level::Fatal),
+        Some(fd) => logs.add_whole(fd, LOG_FD, options, "log-format"),
+        None if is_later || refused.is_some() => {}
+        None => logs.add_whole(standard_error(), LOG_FD, options, "log-format"),
+    }
+    if debug_fd >= 0 {
+        if !is_later {
+            logs.fail(
+                b"flag --debug-log-fd should only be passed to 'boot' command, \
+                  but was passed to \"gofer\"",
             );
-            if options.number("debug-log-fd") >= 0 {
-                return Err(
-                    b"flag --debug-log-fd should only be passed to 'boot' command, \
-                      but was passed to \"gofer\"",
-                );
-            }
-            if !options.text("debug-log").is_empty() {
-                add(
-                    log,
-                    placed,
-                    open_debug_log(options, log.offset, "")?,
-                    DEBUG_LOG_FD,
-                    debug_format(options)?,
-                    least,
-                );
-            }
         }
-        Contract::L => {
-            // What the runtime reads: why it failed, as one JSON object, and nothing else.
-            if let Some(fd) = named_log(options)? {
-                add(log, placed, fd, LOG_FD, Format::Json, Level::Fatal);
-            }
-            if options.number("debug-log-fd") >= 0 {
-                let number = options.number("debug-log-fd");
-                let fd = copy_log(number)?;
-                add(log, placed, fd, DEBUG_LOG_FD, debug_format(options)?, least);
-                // What else is written to standard error goes there too.
-                placed.push((copy_log(number)?, 2));
-            } else if !options.text("debug-log").is_empty() {
-                add(
-                    log,
-                    placed,
-                    open_debug_log(options, log.offset, ".txt")?,
-                    DEBUG_LOG_FD,
-                    debug_format(options)?,
-                    least,
-                );
-            }
-            if options.flag("alsologtostderr") {
-                let fd = copy(2).map_err(|errno| cannot(b"standard error", errno))?;
-                add(
-                    log,
-                    placed,
-                    fd,
-                    STDERR_LOG_FD,
-                    debug_format(options)?,
-                    least,
-                );
-            }
+        logs.add_whole(copy_log(debug_fd), DEBUG_LOG_FD, options, DEBUG_FORMAT);
+        // What else is written to standard error goes there too.
+        match copy_log(debug_fd) {
+            Ok(fd) if is_later => logs.placed.push((fd, 2)),
+            _ => {}
+        }
+    } else if !options.debug_log().is_empty() {
+        let suffix = if is_later { ".txt" } else { "" };
+        let fd = open_debug_log(&options.debug_log(), logs.log.offset, suffix);
+        logs.add_whole(fd, DEBUG_LOG_FD, options, DEBUG_FORMAT);
+    }
+    if is_later && options.flag("alsologtostderr") {
+        logs.add_whole(standard_error(), STDERR_LOG_FD, options, DEBUG_FORMAT);
+    }
+    logs.first
+}
+
+const DEBUG_FORMAT: &str = "debug-log-format";
+
+/// The logs, while they are opened.
+struct Logs<'a> {
+    log: &'a mut Log,
+    placed: &'a mut Placed,
+    /// What went wrong first.
+    first: Result<(), Told>,
+}
+
+impl Logs<'_> {
+    fn fail(&mut self, why: Told) {
+        self.first = self.first.and(Err(why));
+    }
+
+    /// A log of lines of every level that is made, in the format that flag `format` names.
+    fn add_whole(
+        &mut self,
+        fd: Result<OwnedFd, Told>,
+        number: RawFd,
+        options: &Options<'_>,
+        format: &str,
+    ) {
+        self.add(fd, number, format_of(options.text(format)), Level::Debug);
+    }
+
+    /// One log more, if it can be opened, as text where its format is wrong.
+    fn add(
+        &mut self,
+        fd: Result<OwnedFd, Told>,
+        number: RawFd,
+        format: Result<Format, Told>,
+        least: Level,
+    ) {
+        match fd {
+            Ok(fd) => add(
+                self.log,
+                self.placed,
+                fd,
+                number,
+                format.unwrap_or_default(),
+                least,
+            ),
+            Err(why) => self.fail(why),
+        }
+        if let Err(why) = format {
+            self.fail(why);
         }
     }
-    Ok(())
 }
 
 fn add(
@@ -144,18 +168,18 @@ fn format_of(name: &[u8]) -> Result<Format, Told> {
     })
 }
 
-/// `--log-fd`, or else `--log`.
-fn named_log(options: &Options<'_>) -> Result<Option<OwnedFd>, Told> {
-    if options.number("log-fd") >= 0 {
-        return copy_log(options.number("log-fd")).map(Some);
+/// `--log-fd`, or else `--log`, if one is named.
+fn named_log(options: &Options<'_>) -> Option<Result<OwnedFd, Told>> {
+    let (number, path) = (options.number("log-fd"), options.text("log"));
+    match path {
+        _ if number >= 0 => Some(copy_log(number)),
+        b"" => None,
+        path => Some(append(path, 0o644).map_err(|errno| cannot(path, errno))),
     }
-    if options.text("log").is_empty() {
-        return Ok(None);
-    }
-    let opened = append(options.text("log"), 0o644);
-    opened
-        .map(Some)
-        .map_err(|errno| cannot(options.text("log"), errno))
+}
+
+fn standard_error() -> Result<OwnedFd, Told> {
+    copy(2).map_err(|errno| cannot(b"standard error", errno))
 }
 
 fn copy_log(number: i64) -> Result<OwnedFd, Told> {
@@ -178,22 +202,17 @@ fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
 }
 
 fn open_debug_log(
-    options: &Options<'_>,
+    pattern: &[u8],
     offset: crate::clock::Offset,
     suffix: &str,
 ) -> Result<OwnedFd, Told> {
-    let path = debug_log_path(
-        options.text("debug-log"),
-        Civil::of(wall_clock(), offset),
-        suffix,
-    );
+    let path = debug_log_path(pattern, Civil::of(wall_clock(), offset), suffix);
     make_parents(&path)
         .and_then(|()| append(&path, 0o664))
         .map_err(|errno| {
-            let name = options.text("debug-log");
             text!(
                 "error opening debug log file in \"%\": %",
-                Quoted(name),
+                Quoted(pattern),
                 Of(errno)
             )
             .told()

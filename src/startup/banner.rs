@@ -50,6 +50,9 @@ pub(crate) fn banner(options: &Options<'_>, words: &[&[u8]], log: &Log) {
     ] {
         log.info(line);
     }
+    for name in options.skipped.iter() {
+        log.warning(text!("Unknown flag is ignored: -%", Quoted(name)));
+    }
 }
 
 /// Words with spaces between, as they are.

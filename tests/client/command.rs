@@ -50,7 +50,7 @@ fn expect_end(exit: &Exit, code: i32, text: &str) {
 // ---- recorded command lines ----
 
 /// As the runtimes of the end of 2018 call it, with two bind mounts.
-fn recorded_2018(globals: &[&str], flags: &[&str], spec_name: &str) {
+fn recorded_2018(globals: &[&str], flags: &[&str], spec_name: &str) -> Tree {
     let tree = Tree::new();
     for name in ["etc", "etc/resolv", "data"] {
         tree.dir(name);
@@ -95,6 +95,7 @@ fn recorded_2018(globals: &[&str], flags: &[&str], spec_name: &str) {
     drop(clients);
     let exit = gofer.exit();
     assert_eq!(exit.code, Some(0), "{words:?}: {exit:?}");
+    tree
 }
 
 #[test]
@@ -120,6 +121,65 @@ fn recorded_lines_of_october_2018_start_and_serve() {
         &[],
         "config.json",
     );
+}
+
+/// Until 2018-10-11 the debug log's directory has a flag of its own.
+#[test]
+fn recorded_lines_of_september_2018_start_and_serve() {
+    let globals = [
+        "--root=/var/run/docker/runtime-runsc/moby",
+        "--debug=true",
+        "--log=LOGS/log.json",
+        "--log-format=json",
+        "--debug-log-dir=LOGS/runsc",
+        "--file-access=exclusive",
+        "--overlay=false",
+        "--network=sandbox",
+        "--log-packets=false",
+        "--platform=ptrace",
+        "--strace=false",
+        "--strace-syscalls=",
+        "--strace-log-size=1024",
+        "--watchdog-action=LogWarning",
+        "--panic-signal=-1",
+        "--multi-container=true",
+    ];
+    for count in [15, 16] {
+        let logs = recorded_2018(&globals[..count], &[], "config.json");
+        let debug: Vec<_> = fs::read_dir(logs.outside("logs/runsc")).unwrap().collect();
+        let [Ok(log)] = &debug[..] else {
+            panic!("{debug:?}");
+        };
+        let name = log.file_name().into_string().unwrap();
+        assert!(
+            name.starts_with("runsc.log.") && name.ends_with(".gofer"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn recorded_lines_of_december_2018_start_and_serve() {
+    let globals = [
+        "--root=/var/run/docker/runtime-runsc/moby",
+        "--debug=false",
+        "--log=LOGS/log.json",
+        "--log-format=json",
+        "--debug-log=",
+        "--debug-log-format=text",
+        "--file-access=shared",
+        "--overlay=false",
+        "--network=none",
+        "--log-packets=false",
+        "--platform=ptrace",
+        "--strace=false",
+        "--strace-syscalls=",
+        "--strace-log-size=1024",
+        "--watchdog-action=LogWarning",
+        "--panic-signal=-1",
+        "--trace-signal=-1",
+    ];
+    recorded_2018(&globals, &[], "config.clean.json");
 }
 
 #[test]
@@ -554,7 +614,8 @@ const GLOBAL_FLAGS: &str = "s:root s:log s:log-format b:debug s:debug-log s:debu
     w:host-fifo b:vfs2 b:fuse b:lisafs b:cgroupfs b:ignore-cgroups i:fdlimit i:dcache b:net-raw b:gso \
     b:software-gso t:gvisor-gro b:tx-checksum-offload b:rx-checksum-offload w:qdisc \
     i:num-network-channels b:buffer-pooling b:EXPERIMENTAL-afxdp s:TESTONLY-test-name-env \
-    b:TESTONLY-allow-packet-endpoint-write i:panic-log-fd i:coverage-fd";
+    b:TESTONLY-allow-packet-endpoint-write i:panic-log-fd i:coverage-fd s:debug-log-dir b:multi-container \
+    i:trace-signal s:refs-leak-mode b:overlayfs-stale-read i:cpu-num-min b:verity s:controls";
 
 fn flags(table: &str) -> impl Iterator<Item = (char, &str)> {
     table.split_ascii_whitespace().map(|flag| {
@@ -583,7 +644,7 @@ fn words_of(name: &str) -> &'static [&'static str] {
 fn good(kind: char, name: &str) -> Vec<&'static str> {
     match (kind, name) {
         (_, "log-format" | "debug-log-format") | ('w', _) => words_of(name).to_vec(),
-        (_, "log" | "debug-log") => vec![""],
+        (_, "log" | "debug-log" | "debug-log-dir") => vec![""],
         (_, "log-fd") => vec!["-1", "2"],
         (_, "debug-log-fd" | "spec-fd") => vec!["-1", "-2"],
         (_, "overlay2") => vec!["none", "root:memory", "all:memory", "root:dir=/x"],
@@ -784,20 +845,62 @@ fn flags_on_the_wrong_side_of_the_word_gofer_are_unknown() {
             &format!("flag provided but not defined: -{name}"),
         );
     }
-    // Names are exact, and need not be UTF-8 to be refused.
+}
+
+/// A runtime passes each flag with its value in the same word. One that is not known concerns the runtime alone.
+#[test]
+fn unknown_global_flags_with_a_value_are_ignored_with_one_warning_each() {
+    // Names are exact, and need not be UTF-8.
     for name in ["Root", "roo", "rootx", "log_format", "_", "io-fds "] {
-        expect_end(
-            &configured(&[&format!("--{name}=1")]),
-            2,
-            &format!("not defined: -{name}"),
+        expect_configured(
+            &[&format!("--{name}=1"), "-root=/x"],
+            &format!("] Unknown flag is ignored: -{name}\n"),
         );
     }
-    let words = [OsStr::from_bytes(b"--\xff\n=1"), OsStr::new("gofer")];
-    expect_end(
-        &end_of(&words),
-        2,
-        "flag provided but not defined: -\\xff\\n",
-    );
+    let tree = plain();
+    let flag = OsStr::from_bytes(b"--\xff\n=a=b");
+    let words = [flag, OsStr::new("--later="), OsStr::new("gofer")];
+    let words = words.iter().map(OsString::from).chain([
+        "--bundle".into(),
+        tree.bundle().into(),
+        "--io-fds=3".into(),
+    ]);
+    let mut s = session_of(Launch::raw(&words.collect::<Vec<_>>()));
+    s.getattr(ROOT, 0).unwrap();
+    let log = s.finish().stderr;
+    let ignored: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split_once(" x:0] Unknown flag is ignored: "))
+        .map(|(head, name)| {
+            assert!(head.starts_with('W'), "{head}");
+            name
+        })
+        .collect();
+    assert_eq!(ignored, ["-\\xff\\n", "-later"]);
+}
+
+/// Without a value it is not known whether the next word is one; and people make mistakes.
+#[test]
+fn unknown_flags_without_a_value_behind_gofer_or_without_that_word_are_refused() {
+    let undefined = "flag provided but not defined: -later";
+    expect_end(&configured(&["--later"]), 2, undefined);
+    expect_end(&configured(&["--later", "--root=/x"]), 2, undefined);
+    let behind = end_of(&["gofer", "--bundle=/b", "--io-fds=3", "--later=1"]);
+    expect_end(&behind, 128, undefined);
+    let short = end_of(&["--later=1", "--bundle=/b", "--io-fds=3"]);
+    expect_end(&short, 128, undefined);
+    expect_end(&end_of(&["--later=1"]), 128, undefined);
+    // The value of a known one is still looked at, in front of an unknown one and behind it.
+    for words in [
+        ["--later=1", "--debug=maybe"],
+        ["--debug=maybe", "--later=1"],
+    ] {
+        expect_end(
+            &configured(&words),
+            2,
+            "invalid boolean value \"maybe\" for -debug",
+        );
+    }
 }
 
 /// Without the word `gofer`, flags of both kinds stand in any order.

@@ -16,6 +16,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -981,6 +982,126 @@ fn usage_error_stands_in_the_log() {
     exit.expect_fatal("flag provided but not defined: -nonsense");
     let told = fs::read_to_string(&log).unwrap_or_default();
     assert!(told.contains("nonsense"), "{told:?}");
+}
+
+/// Command lines that are refused, in front of the word gofer and behind it, by both launches.
+#[test]
+fn usage_errors_stand_in_every_log_that_the_command_line_names() {
+    let behind: [(&[&str], &str); 4] = [
+        (
+            &["--nonsense=1"],
+            "flag provided but not defined: -nonsense",
+        ),
+        (
+            &["--apply-caps=x"],
+            "invalid boolean value \"x\" for -apply-caps",
+        ),
+        (&["--io-fds"], "flag needs an argument: -io-fds"),
+        (&["--bundle="], "--bundle is missing"),
+    ];
+    let front: [(&[&str], &str); 5] = [
+        (&["--nonsense"], "flag provided but not defined: -nonsense"),
+        (&["---x"], "bad flag syntax: ---x"),
+        (
+            &["--debug=maybe"],
+            "invalid boolean value \"maybe\" for -debug",
+        ),
+        (&["--bundle=/b"], "flag provided but not defined: -bundle"),
+        (
+            &["--log-fd=x", "--debug-log-fd=y"],
+            "invalid value \"x\" for flag -log-fd",
+        ),
+    ];
+    for launch in [&[][..], &["--spec-fd=9"]] {
+        let refused =
+            (behind.iter().map(|it| (it, false))).chain(front.iter().map(|it| (it, true)));
+        for (&(words, wanted), is_front) in refused {
+            // The flags of the logs stand behind the fault.
+            for logs in ["log debug-log", "log", "debug-log", "debug-log-dir", "fds"] {
+                let tree = plain();
+                let (log, debug) = (tree.outside("log"), tree.outside("debug"));
+                let dir = tree.outside("dir");
+                let sockets = [7, 8].map(|number| (UnixStream::pair().unwrap(), number));
+                let mut flags: Vec<String> = match logs {
+                    "fds" => vec!["--log-fd=7".into(), "--debug-log-fd=8".into()],
+                    "debug-log-dir" => vec![flag("debug-log-dir", &dir)],
+                    _ => logs
+                        .split(' ')
+                        .map(|name| flag(name, if name == "log" { &log } else { &debug }))
+                        .collect(),
+                };
+                flags.push("--log-format=json".into());
+                let all: Vec<&str> = (words.iter().copied().filter(|_| is_front))
+                    .chain(flags.iter().map(String::as_str))
+                    .chain(["gofer", "--bundle=/b", "--io-fds=3"])
+                    .chain(launch.iter().copied())
+                    .chain(words.iter().copied().filter(|_| !is_front))
+                    .collect();
+                let mut read = Vec::new();
+                let mut handed = Vec::new();
+                for ((ours, theirs), number) in sockets {
+                    read.push(ours);
+                    handed.push((theirs.into(), number));
+                }
+
+                let exit = Launch::raw(&all).hand(handed).start().exit();
+
+                assert_eq!(
+                    exit.code,
+                    Some(if is_front { 2 } else { 128 }),
+                    "{all:?}: {exit:?}"
+                );
+                assert_eq!(exit.stderr.lines().count(), 1, "{all:?}: {exit:?}");
+                assert!(exit.stderr.contains(wanted), "{all:?}: {exit:?}");
+                let mut texts = Vec::new();
+                match logs {
+                    "fds" => texts.extend(read.iter_mut().map(|socket| {
+                        let mut text = String::new();
+                        socket.read_to_string(&mut text).unwrap();
+                        text
+                    })),
+                    "debug-log-dir" => {
+                        let entry = fs::read_dir(&dir).unwrap().next().unwrap().unwrap();
+                        texts.push(text(&entry.path()));
+                    }
+                    _ => texts.extend(
+                        [(log, "log"), (debug, "debug-log")]
+                            .into_iter()
+                            .filter(|(_, name)| logs.split(' ').any(|other| other == *name))
+                            .map(|(path, _)| text(&path)),
+                    ),
+                }
+                for text in texts {
+                    let plain = text.replace(r#"\""#, "\""); // as JSON has it
+                    assert_eq!(plain.lines().count(), 1, "{all:?}: {text:?}");
+                    assert!(plain.contains(wanted), "{all:?}: {text:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Each log is one that may be read: what is wrong with one of them stands in the others.
+#[test]
+fn fatal_text_of_a_log_stands_in_the_other_logs() {
+    let tree = plain();
+    let debug = tree.outside("debug");
+    let words = [
+        flag("log", &tree.outside("missing/log")),
+        flag("debug-log", &debug),
+        "--debug-log-format=xml".into(),
+    ];
+    for count in [2, 3] {
+        let words: Vec<&str> = words[..count].iter().map(String::as_str).collect();
+        let exit = launch(&tree, &words).start().exit();
+        exit.expect_fatal("error opening log file ");
+        assert_eq!(exit.stderr.lines().count(), 1, "{exit:?}");
+        let last = text(&debug).lines().last().unwrap().to_owned();
+        assert!(
+            last.ends_with(&format!("FATAL ERROR: {}", exit.stderr.trim_end())),
+            "{last}"
+        );
+    }
 }
 
 #[test]

@@ -135,9 +135,9 @@ fn flag_unknown_is_a_usage_error() {
 }
 
 #[test]
-fn flag_unknown_before_the_word_gofer_is_exit_2() {
+fn flag_unknown_before_the_word_gofer_is_exit_2_without_a_value() {
     let tree = plain();
-    let exit = end_of(Launch::new(&tree.bundle(), 1).through("runsc", &["--nonsense=1"]));
+    let exit = end_of(Launch::new(&tree.bundle(), 1).through("runsc", &["--nonsense"]));
     assert_eq!(exit.code, Some(2), "{exit:?}");
     assert!(
         exit.stderr

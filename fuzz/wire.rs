@@ -16,7 +16,7 @@ pub(crate) mod tree;
 
 use gofer::clock::Offset;
 use gofer::fs::Fs;
-use gofer::fs::attach::{Attach, open_path};
+use gofer::fs::attach::{Attach, Changes, open_path};
 use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::{FIRST_FREE_FD, LOG_FD, PROC_FD};
@@ -119,19 +119,13 @@ impl World {
 
         // Paths of attach points lead from the working directory on.
         fchdir(self.tree.root()).expect("fchdir");
-        let attach = |path: &str, read_only| {
+        let attach = |path: &str, changes| {
             let path = path.as_bytes();
-            Attach::new(
-                open_path(path),
-                path,
-                read_only,
-                setup.special,
-                setup.reopen,
-            )
+            Attach::new(open_path(path), path, changes, setup.special, setup.reopen)
         };
         let attaches = List::of([
-            attach("/inside", false),
-            attach(setup.second, setup.read_only),
+            attach("/inside", Changes::Made),
+            attach(setup.second, setup.changes),
         ]);
         // Where sockets are connected to from.
         fchdir(fixed(PROC_FD)).expect("fchdir");
@@ -182,7 +176,7 @@ struct Setup {
     greets: bool,
     msize: u32,
     second: &'static str,
-    read_only: bool,
+    changes: Changes,
     special: Special,
     reopen: Reopen,
     policy: Policy,
@@ -215,7 +209,11 @@ impl Setup {
             greets: second & 7 != 7,
             msize: [1 << 20, 1 << 20, 65536, 8192, 4096, 200, 24, 0][usize::from(second & 7)],
             second: second_path,
-            read_only,
+            changes: match (read_only, has(3)) {
+                (false, _) => Changes::Made,
+                (true, false) => Changes::Refused,
+                (true, true) => Changes::Panic,
+            },
             special: Special {
                 sockets: has(4),
                 fifos: has(4),
@@ -226,7 +224,6 @@ impl Setup {
                 Reopen::ProcFd
             },
             policy: Policy {
-                panic_on_write: has(3),
                 may_be_lisafs: has(5),
             },
             // Under a fuzzer a line costs as much as ten requests.

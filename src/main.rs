@@ -13,7 +13,7 @@ use gofer::cli::{self, Command, Contract, Help, Options};
 use gofer::clock::{self, Offset};
 use gofer::decimal::is_among;
 use gofer::fs::Fs;
-use gofer::fs::attach::{self, Attach};
+use gofer::fs::attach::{self, Attach, Changes};
 use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::FIRST_FREE_FD;
@@ -208,7 +208,7 @@ fn serve_logged(
     let bundle = options.text("bundle");
     let root_path = join(bundle, spec.root_path);
     let is_in_place = !is_l || options.flag("TESTONLY-unsafe-nonroot");
-    let places = later::places(&spec, bundle, is_l)?;
+    let places = later::places(&spec, bundle, later::overlay(options), is_l)?;
     let is_made = !is_in_place && options.flag("setup-root");
     let restricts = is_made || may_restrict(places, log);
     if is_made {
@@ -243,7 +243,9 @@ fn serve_logged(
     let is_held = detach(places, restricts, log);
     let rules = landlock::rules(places);
     let special = special(options);
-    let attaches = open_attach_points(&spec, &root_path, places, sockets, (special, reopen), log)?;
+    let panics = options.flag("panic-on-write");
+    let how = (special, reopen, panics);
+    let attaches = open_attach_points(&spec, &root_path, places, sockets, how, log)?;
     // From what is no clone `..` leads on until the process's root, which is the served one still.
     let emptied = match is_held && reopen == Reopen::ProcFd {
         true => detached::enter_empty(),
@@ -268,7 +270,6 @@ fn serve_logged(
         false => Modes::CHANNELS,
     };
     let policy = Policy {
-        panic_on_write: options.flag("panic-on-write"),
         may_be_lisafs: is_l,
     };
     let mut server = Server::new(core::mem::take(sockets), (fs, channels), key, policy, log);
@@ -396,7 +397,7 @@ fn open_attach_points(
     root_path: &[u8],
     places: &mut [Place],
     sockets: &[(OwnedFd, RawFd)],
-    (special, reopen): (Special, Reopen),
+    (special, reopen, panics): (Special, Reopen, bool),
     log: &Log,
 ) -> Result<List<Attach>, Fatal> {
     let (count, mounts) = (sockets.len() as u64, places.len() as u64);
@@ -416,7 +417,12 @@ fn open_attach_points(
             log.info(text!("Serving \"%\" mapped on FD % (ro: %)", name, fd, ro));
         }
         let tree = core::mem::replace(&mut place.tree, Err(Errno::BADF));
-        let attach = Attach::new(tree, place.path, read_only, special, reopen);
+        let changes = match (read_only, panics && !place.is_below_overlay) {
+            (false, _) => Changes::Made,
+            (true, false) => Changes::Refused,
+            (true, true) => Changes::Panic,
+        };
+        let attach = Attach::new(tree, place.path, changes, special, reopen);
         if let Some(errno) = attach.failure() {
             log.warning(text!(
                 "Attach point \"%\" cannot be opened: %",

@@ -15,11 +15,22 @@ use crate::sys::inside::open_inside;
 use crate::sys::memory::Region;
 use crate::tables::{Id, NameRef};
 
+/// What an attach point makes of requests that change something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changes {
+    /// They are carried out.
+    Made,
+    /// It is read-only: `EROFS`.
+    Refused,
+    /// It is read-only, and `--panic-on-write` asks for `EFAULT` and a line in the log.
+    Panic,
+}
+
 /// What one connection serves.
 pub struct Attach {
     /// Opened at start; taken by the root's node at Tattach. Where it could not be opened, why.
     opened: Result<Opened, Errno>,
-    read_only: bool,
+    changes: Changes,
     /// The root's node, once attached.
     root: NodeId,
 }
@@ -37,13 +48,13 @@ impl Attach {
     pub fn new(
         root: Result<OwnedFd, Errno>,
         path: &[u8],
-        read_only: bool,
+        changes: Changes,
         special: Special,
         reopen: Reopen,
     ) -> Self {
         Self {
             opened: root.and_then(|root| open(root, path, special, reopen)),
-            read_only,
+            changes,
             root: Id::NONE,
         }
     }
@@ -127,11 +138,16 @@ impl Devices {
 }
 
 impl Fs {
-    /// Whether attach point `attach` refuses changes.
-    pub fn is_read_only(&self, attach: u16) -> bool {
+    /// What attach point `attach` makes of changes.
+    pub fn changes(&self, attach: u16) -> Changes {
         self.attaches
             .get(usize::from(attach))
-            .is_none_or(|attach| attach.read_only)
+            .map_or(Changes::Refused, |attach| attach.changes)
+    }
+
+    /// Whether attach point `attach` refuses changes.
+    pub fn is_read_only(&self, attach: u16) -> bool {
+        self.changes(attach) != Changes::Made
     }
 
     /// The root's node of attach point `attach`, with one reference for the caller.

@@ -42,6 +42,8 @@ pub struct Place {
     pub path: &'static [u8],
     /// How.
     pub flags: Flags,
+    /// Whether it is read-only only because it lies below the sandbox's overlay.
+    pub is_below_overlay: bool,
     /// A path descriptor of it, or why there is none.
     pub tree: Result<OwnedFd, Errno>,
 }

@@ -41,8 +41,6 @@ pub struct Session<'a> {
 /// What the command line says of serving.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// `--panic-on-write`.
-    pub panic_on_write: bool,
     /// Whether the runtime may be one that speaks LISAFS unless it is told not to.
     pub may_be_lisafs: bool,
 }

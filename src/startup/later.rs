@@ -1,6 +1,6 @@
 //! What the launch of 2019 to 2022 asks for beyond that of 2018 (gofer.md 2.1, 8).
 
-use gofer::cli::Options;
+use gofer::cli::{Contract, Options};
 use gofer::log::Log;
 use gofer::mounts::{self, Flags};
 use gofer::sandbox::descriptors;
@@ -18,8 +18,7 @@ use rustix::thread::{set_thread_gid, set_thread_uid};
 use super::fatal::{Fatal, fatal, step, write_all};
 use super::paths::{c_string, join};
 
-/// What the later contract makes of a spec: its annotations override flags, other mounts are served, and
-/// what lies below an overlay in the sandbox is read-only.
+/// What the later contract makes of a spec: its annotations override flags, and other mounts are served.
 pub(crate) fn adapt(
     options: &mut Options<'static>,
     spec: &mut Spec,
@@ -31,13 +30,25 @@ pub(crate) fn adapt(
     }
     log.debug = options.is_debug();
     spec.serve_by_later_rules(mounts);
-    let overlay = options.text("overlay2");
-    let all = options.flag("overlay") || overlay.starts_with(b"all:");
-    spec.root_read_only |= all || overlay.starts_with(b"root:");
-    for mount in spec.mounts.iter_mut() {
-        mount.read_only |= all;
-    }
     Ok(())
+}
+
+/// What lies below an overlay that the sandbox makes, so that the sandbox writes nothing there.
+#[derive(Clone, Copy)]
+pub(crate) struct Overlay {
+    root: bool,
+    mounts: bool,
+}
+
+/// What `--overlay` and `--overlay2` say; the launch of 2018 has its overlay in the sandbox alone.
+pub(crate) fn overlay(options: &Options<'_>) -> Overlay {
+    let is_l = options.contract() == Contract::L;
+    let overlay = options.text("overlay2");
+    let mounts = is_l && (options.flag("overlay") || overlay.starts_with(b"all:"));
+    Overlay {
+        root: mounts || is_l && overlay.starts_with(b"root:"),
+        mounts,
+    }
 }
 
 pub(crate) fn refused(why: Told) -> Fatal {
@@ -75,15 +86,17 @@ pub(crate) fn limit_descriptors(options: &Options<'_>, log: &Log) -> Result<u64,
 pub(crate) fn places(
     spec: &Spec,
     bundle: &[u8],
+    overlay: Overlay,
     is_l: bool,
 ) -> Result<&'static mut [Place], Fatal> {
     let mut places = List::new();
-    let mut add = |name: Told, source: Told, flags: Result<Flags, _>, read_only: bool| {
+    let mut add = |name: Told, source: Told, flags: Result<Flags, _>, (ro, below): (bool, bool)| {
         let mut place = Place {
             name,
             source: c"",
             path: name,
             flags: Flags::default(),
+            is_below_overlay: below && !ro,
             tree: Err(Errno::BADF),
         };
         if is_l {
@@ -95,15 +108,17 @@ pub(crate) fn places(
             Err(text) if is_l => return Err(refused(text)),
             Err(_) => {}
         }
-        place.flags.attributes |= u32::from(read_only); // MS_RDONLY
+        place.flags.attributes |= u32::from(ro || below); // MS_RDONLY
         places.push(place);
         Ok(())
     };
     let flags = mounts::root_flags(spec.propagation);
-    add(b"/", spec.root_path, flags, spec.root_read_only)?;
+    let read_only = (spec.root_read_only, overlay.root);
+    add(b"/", spec.root_path, flags, read_only)?;
     for mount in spec.served() {
         let flags = mounts::flags(mount.options);
-        add(mount.destination, mount.source, flags, mount.read_only)?;
+        let read_only = (mount.read_only, overlay.mounts);
+        add(mount.destination, mount.source, flags, read_only)?;
     }
     Ok(places.leak()) // held, or given up with the process
 }

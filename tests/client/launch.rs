@@ -2,7 +2,7 @@
 //! descriptors that they hand over.
 
 use crate::harness::{Exit, Gofer, Launch, Mount, ROOT, Tree, meanwhile, serve, spec};
-use crate::p9::{Client, NOFID, O_RDONLY, O_RDWR, O_WRONLY, PATIENCE, RLERROR, refused};
+use crate::p9::{Client, NOFID, O_RDONLY, O_RDWR, O_WRONLY, PATIENCE, RLERROR, SetAttr, refused};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -36,6 +36,8 @@ struct Later {
     namespaces: CloneFlags,
     is_unmapped: bool,
     sockets: usize,
+    /// Whether the runtime wants the mount list.
+    has_list: bool,
     handed: Vec<(OwnedFd, RawFd)>,
 }
 
@@ -65,6 +67,7 @@ fn later(tree: &Tree, readonly: bool, mounts: &[Mount]) -> Later {
             | CloneFlags::CLONE_NEWUTS,
         is_unmapped: false,
         sockets: 1 + mounts.len(),
+        has_list: true,
         handed: Vec::new(),
     }
 }
@@ -108,7 +111,10 @@ impl Later {
         let log = File::from(memfd_create("log", MFdFlags::MFD_CLOEXEC).unwrap());
         let bundle = tree.bundle();
         let mut words = vec!["--bundle".to_owned(), bundle.to_str().unwrap().to_owned()];
-        words.extend([format!("--spec-fd={SPEC}"), format!("--mounts-fd={LIST}")]);
+        words.push(format!("--spec-fd={SPEC}"));
+        if self.has_list {
+            words.push(format!("--mounts-fd={LIST}"));
+        }
         words.extend(
             (FIRST_SOCKET..)
                 .take(self.sockets)
@@ -276,69 +282,87 @@ fn host_mounts() -> String {
 
 // ---- recorded starts ----
 
-/// What the runtime of a year puts before the descriptors that every one of them names.
-const RECORDED: [(&str, &[&str]); 4] = [
+/// Every flag that runtimes pass from 2019-02 to 2020-08, at its default or not.
+const ALWAYS: [&str; 20] = [
+    "--root=/var/run/docker/runtime-runsc/moby",
+    "--debug=true",
+    "--log=/dev/null",
+    "--log-format=json",
+    "--debug-log=/dev/null",
+    "--debug-log-format=text",
+    "--file-access=exclusive",
+    "--overlay=false",
+    "--network=sandbox",
+    "--log-packets=false",
+    "--platform=ptrace",
+    "--strace=false",
+    "--strace-syscalls=",
+    "--strace-log-size=1024",
+    "--watchdog-action=LogWarning",
+    "--panic-signal=-1",
+    "--profile=false",
+    "--net-raw=false",
+    "--num-network-channels=1",
+    "--rootless=false",
+];
+
+/// A time, whether its runtimes always pass [`ALWAYS`], and what else is passed.
+const PERIODS: [(&str, bool, &[&str]); 10] = [
+    // Before 2019-03-18 there is no mount list.
+    ("2019-02", true, &[]),
+    ("2019-06", true, &[]),
+    ("one day of 2019-08", true, &["--refs-leak-mode=disabled"]),
+    ("2019-10 to 2020-08", true, &["--overlayfs-stale-read=true"]),
     (
-        "2019-06",
-        &[
-            "--root=/var/run/docker/runtime-runsc/moby",
-            "--debug=true",
-            "--log=/dev/null",
-            "--log-format=json",
-            "--debug-log=/dev/null",
-            "--debug-log-format=text",
-            "--file-access=exclusive",
-            "--overlay=false",
-            "--network=sandbox",
-            "--log-packets=false",
-            "--platform=ptrace",
-            "--strace=false",
-            "--strace-syscalls=",
-            "--strace-log-size=1024",
-            "--watchdog-action=LogWarning",
-            "--panic-signal=-1",
-            "--profile=false",
-            "--net-raw=false",
-            "--num-network-channels=1",
-            "--rootless=false",
-            "--debug-log-fd=3",
-        ],
+        "one day of 2019-12",
+        true,
+        &["--overlayfs-stale-read=false", "--cpu-num-min=2"],
     ),
     (
-        "2021",
+        "2020-09 to 2021-06",
+        false,
+        &["--overlayfs-stale-read=true", "--root=/r"],
+    ),
+    (
+        "2021-03 to 2022-06",
+        false,
         &[
+            "--verity=true",
             "--root=/run/containerd/runsc/k8s.io",
-            "--debug=true",
             "--log-format=json",
-            "--debug-log-fd=3",
         ],
     ),
     (
-        "2022",
+        "2021-08 to 2022-08",
+        false,
+        &["--controls=all", "--root=/r", "--profile=true"],
+    ),
+    (
+        "2022-12",
+        false,
         &[
             "--root=/r",
-            "--debug=true",
             "--debug-log=/dev/null",
             "--network=none",
             "--lisafs=false",
-            "--debug-log-fd=3",
         ],
     ),
+    // No runtime of these years has it, and one of a fork may.
     (
-        "2022, shared",
+        "a fork",
+        false,
         &[
             "--root=/r",
-            "--file-access=shared",
             "--lisafs=false",
+            "--its-own=x",
+            "--file-access=shared",
             "--host-uds=open",
-            "--debug-log-fd=3",
         ],
     ),
 ];
-
 #[test]
 fn recorded_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
-    for (when, globals) in RECORDED {
+    for (when, passes_all, more) in PERIODS {
         let tree = with_sources();
         tree.dir("etc");
         tree.file("etc/passwd", b"root");
@@ -353,7 +377,11 @@ fn recorded_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
         ];
         let before = host_mounts();
         let mut later = later(&tree, false, &mounts).sockets(3);
-        later.globals = globals.iter().map(|&word| word.into()).collect();
+        let always = if passes_all { &ALWAYS[..] } else { &[] };
+        let globals = always.iter().chain(more).chain(&["--debug-log-fd=3"]);
+        later.globals = globals.map(|&word| word.into()).collect();
+        later.has_list = when != "2019-02";
+        let has_list = later.has_list;
 
         let mut s = later.start(&tree);
 
@@ -365,7 +393,11 @@ fn recorded_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
              {{\"destination\":\"/mnt2\",\"type\":\"bind\",\"source\":\"{source}\",\"options\":[\"rbind\",\"ro\"]}}]",
             proc.display()
         );
-        assert_eq!(s.read_list(), wanted, "{when}: {}", s.log());
+        if has_list {
+            assert_eq!(s.read_list(), wanted, "{when}: {}", s.log());
+        }
+        let is_ignored = s.log().contains("Unknown flag is ignored: -its-own\n");
+        assert_eq!(is_ignored, when == "a fork", "{when}: {}", s.log());
         let mut clients: Vec<Client> = (0..3).map(|index| s.connect(index)).collect();
         let donated = clients[0].open(ROOT, 2, "etc/passwd", O_RDWR).unwrap();
         assert!(donated.fd.is_some(), "{when}");
@@ -864,6 +896,36 @@ fn what_an_overlay_covers_is_read_only() {
         }
         s.finish(clients);
     }
+}
+
+/// A runtime passes --panic-on-write with its overlay, and one of 2019-10 sets times below it: that is refused
+/// without a panic, which stays for what the spec makes read-only.
+#[test]
+fn what_an_overlay_alone_makes_read_only_does_not_panic() {
+    let tree = with_sources();
+    tree.file("f", b"");
+    let mounts = [
+        bind(&tree, "src", "/m", &["rbind", "rw"]),
+        bind(&tree, "src", "/ro", &["rbind", "ro"]),
+    ];
+    let mut s = later(&tree, false, &mounts)
+        .global("--overlay=true")
+        .flag("--panic-on-write=true")
+        .start(&tree);
+    s.read_list();
+    let mut clients: Vec<Client> = (0..3).map(|index| s.connect(index)).collect();
+    const BOTH_TIMES: u32 = 0x30;
+    clients[0].walk_to(ROOT, 2, "f").unwrap();
+    clients[1].walk_to(ROOT, 2, "here").unwrap();
+    for client in &mut clients[..2] {
+        let times = SetAttr::default();
+        refused(client.setattr(2, BOTH_TIMES, &times), Errno::EROFS);
+        refused(client.mkdir(ROOT, b"d", 0o755, NOFID), Errno::EROFS);
+    }
+    assert!(!s.log().contains("panic in handler"), "{}", s.log());
+    refused(clients[2].mkdir(ROOT, b"d", 0o755, NOFID), Errno::EFAULT);
+    assert_eq!(s.log().matches("panic in handler: attempt").count(), 1);
+    s.finish(clients);
 }
 
 /// A list that a pipe does not hold is written to its end, however late it is read.

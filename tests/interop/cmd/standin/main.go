@@ -3,6 +3,12 @@
 // is to be had. It shows that the harness works and that the gofer starts through the front; what a sandbox
 // makes of the gofer's answers it does not show.
 //
+// PERIOD says as which runtime it starts its gofer (README, "Making a runtime start it"):
+//
+//	2018-12   the bundle alone; argv0 is the runtime's path, every flag is passed, --trace-signal too
+//	2019-11   the spec as a descriptor; every flag is passed, --overlayfs-stale-read too
+//	2022-12   the spec as a descriptor; only flags that are not at their defaults, --lisafs=false too (the default)
+//
 //	go build -ldflags "-X main.exe=<front, or empty> -X main.fork=<the fork server>" ./cmd/standin
 package main
 
@@ -48,7 +54,11 @@ func main() {
 	}
 	flags := flag.NewFlagSet("standin", flag.ExitOnError)
 	state, logs := flags.String("root", "", ""), flags.String("debug-log", "", "")
-	for _, name := range []string{"debug", "lisafs", "rootless", "ignore-cgroups"} {
+	bools := []string{"debug", "rootless", "ignore-cgroups"}
+	if period() == "2022-12" {
+		bools = append(bools, "lisafs") // earlier ones have no such flag
+	}
+	for _, name := range bools {
 		flags.Bool(name, false, "")
 	}
 	for _, name := range []string{"network", "platform", "file-access"} {
@@ -175,7 +185,28 @@ func lower(text []byte) []byte {
 	return out
 }
 
-// Starts the gofer by the contract asked for, and makes of each connection what a sandbox makes of it first.
+func period() string {
+	if period := os.Getenv("PERIOD"); period != "" {
+		return period
+	}
+	return "2022-12"
+}
+
+// What the runtime of the period passes in front of the word gofer; log is where it wants the lines.
+func globals(log string) []string {
+	if period() == "2022-12" {
+		return []string{"--root=/var/run/runsc", "--debug=true", "--network=none", "--lisafs=false"}
+	}
+	all := []string{"--root=/var/run/runsc", "--debug=true", "--log=", "--log-format=text", "--debug-log=" + log, "--debug-log-format=text",
+		"--file-access=exclusive", "--overlay=false", "--network=none", "--log-packets=false", "--platform=ptrace", "--strace=false",
+		"--strace-syscalls=", "--strace-log-size=1024", "--watchdog-action=LogWarning", "--panic-signal=-1"}
+	if period() == "2018-12" {
+		return append(all, "--trace-signal=-1")
+	}
+	return append(all, "--profile=false", "--net-raw=false", "--num-network-channels=1", "--rootless=false", "--overlayfs-stale-read=true")
+}
+
+// Starts the gofer as the runtime of the period does, and makes of each connection what a sandbox makes of it first.
 func start(bundle, logs string, connections int) *exec.Cmd {
 	program := exe
 	if program == "" {
@@ -185,18 +216,19 @@ func start(bundle, logs string, connections int) *exec.Cmd {
 	}
 	log, err := os.OpenFile(filepath.Join(logs, fmt.Sprintf("runsc.log.%d.gofer.txt", os.Getpid())), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	fail("log", err)
-	argv := []string{"runsc-gofer", "--root=/var/run/runsc", "--debug=true", "--network=none"}
+	argv := append([]string{"runsc-gofer"}, globals(log.Name())...)
 	files := []*os.File{log}
 	var list *os.File
-	if os.Getenv("CONTRACT") == "L" {
+	if period() != "2018-12" {
 		config, err := os.Open(filepath.Join(bundle, "config.json"))
 		fail("spec", err)
 		reading, writing, err := os.Pipe()
 		fail("pipe", err)
 		list, files = reading, append(files, config, writing)
-		argv = append(argv, "--lisafs=false", "--debug-log-fd=3", "gofer", "--bundle", bundle, "--spec-fd=4", "--mounts-fd=5")
+		argv = append(argv, "--debug-log-fd=3", "gofer", "--bundle", bundle, "--spec-fd=4", "--mounts-fd=5")
 	} else {
-		argv = append(argv, "--log-fd=3", "gofer", "--bundle", bundle)
+		argv[0] = program
+		argv = append(argv, "gofer", "--bundle", bundle)
 	}
 	var conns []*net.UnixConn
 	for i := 0; i < connections; i++ {
@@ -208,7 +240,7 @@ func start(bundle, logs string, connections int) *exec.Cmd {
 		argv = append(argv, fmt.Sprintf("--io-fds=%d", 3+len(files)))
 		files = append(files, os.NewFile(uintptr(ends[1]), "server"))
 	}
-	gofer := &exec.Cmd{Path: program, Args: argv, ExtraFiles: files, Stderr: log, SysProcAttr: &syscall.SysProcAttr{
+	gofer := &exec.Cmd{Path: program, Args: argv, ExtraFiles: files, SysProcAttr: &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS}}
 	fail("gofer", gofer.Start())
 	for _, file := range files {

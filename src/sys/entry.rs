@@ -62,8 +62,10 @@ unsafe extern "C" fn begin(stack: *const usize, image: *mut u8, dynamic: *const 
     let argc = unsafe { *stack };
     // SAFETY: and behind it argv.
     let argv = unsafe { stack.add(1) };
-    // SAFETY: behind argv's NULL it put the environment, which nobody has looked at.
-    unsafe { forget_environment(argv.add(argc + 1).cast()) };
+    // SAFETY: after argv's NULL it put the environment.
+    let environment = unsafe { argv.add(argc + 1) };
+    // SAFETY: no reference to it exists yet.
+    unsafe { forget_environment(environment.cast()) };
     // SAFETY: which nothing changes.
     let args = unsafe { Args::from_stack(argc, argv.cast()) };
     exit(crate::start(args))

@@ -55,13 +55,24 @@ need_fuzz_tools() {
     need_packages g++ perl-base
 }
 
-# Runs a stage under its name and prints the seconds that it took.
+failed=() # stages, each with its seconds
+
+# Runs a stage under its name and prints the seconds that it took. One that fails does not keep the later ones from running.
 stage() {
-    local name=$1 begun=$SECONDS
+    local name=$1 begun=$SECONDS status=0
     shift
     say "== $name"
-    "$@"
-    say "== $name: $((SECONDS - begun)) s"
+    # In a shell of its own, where a command that fails ends it: bash ignores `set -e` in what stands before `||`.
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
+    if [ $status -eq 0 ]; then
+        say "== $name: $((SECONDS - begun)) s"
+    else
+        say "== $name: FAILED with status $status after $((SECONDS - begun)) s"
+        failed+=("$name ($((SECONDS - begun)) s)")
+    fi
 }
 
 # The program is built by itself: with the tests in the same call, cargo would unify their features.
@@ -114,17 +125,23 @@ run_traced() {
 
 test_all() {
     [ "$(id -u)" -eq 0 ] || die "the tests drop privileges, chown and chroot: run them as root"
+    local begun=$SECONDS name
     stage packages need_test_tools
+    rm -f target/gofer # nothing is tested on an older one
     stage build build
     stage lint lint
     stage compile cargo test --locked --no-run
-    stage test cargo test --locked --quiet
+    stage test cargo test --locked --quiet --no-fail-fast
     stage "fuzz tools" need_fuzz_tools
     stage fuzz fuzz/run.sh
     stage interop tests/interop/run.sh all
     stage "v9fs tools" need_v9fs_tools ci
     stage v9fs run_v9fs ci
     stage traced run_traced
+    say "== all stages: $((SECONDS - begun)) s"
+    [ ${#failed[@]} -eq 0 ] && return
+    for name in "${failed[@]}"; do say "FAILED: $name"; done
+    exit 1
 }
 
 case "${1-}" in

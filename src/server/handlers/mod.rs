@@ -126,11 +126,22 @@ impl Session<'_> {
         }
     }
 
-    /// The directory in which a fid lets something be changed. Errors, in this order: those of
-    /// [`Session::directory`]; `EINVAL` open; those of [`Session::writable`].
-    fn writable_directory(&mut self, fid: Fid) -> Result<NodeId, Errno> {
+    /// The directory in which a fid changes a name. Linux of 5.11 to 5.16 sends the fid of an open directory,
+    /// without a clone; gVisor's client never does, and keeps the original's answer.
+    ///
+    /// Errors, in this order: those of [`Session::directory`]; `EINVAL` open (not to Linux), or holding a value.
+    fn parent(&mut self, fid: Fid) -> Result<NodeId, Errno> {
         let (node, state) = self.directory(fid)?;
-        state.not_opened(Errno::INVAL)?;
+        if !self.link.linux || state.value().is_some() {
+            state.not_opened(Errno::INVAL)?;
+        }
+        Ok(node)
+    }
+
+    /// The same, where the attach point takes changes. Errors, in this order: those of [`Session::parent`]; those
+    /// of [`Session::writable`].
+    fn writable_parent(&mut self, fid: Fid) -> Result<NodeId, Errno> {
+        let node = self.parent(fid)?;
         self.writable()?;
         Ok(node)
     }

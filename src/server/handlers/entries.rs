@@ -128,7 +128,7 @@ pub fn link(s: &mut Session<'_>, t: Tlink<'_>) -> Result<Rlink, Errno> {
 ///
 /// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EBADF` no such directory fid;
 /// `EINVAL` a root or deleted; `EINVAL` the directory is deleted or none; then nothing is done if it
-/// is there already; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::rename`].
+/// is there already (to Linux what the host does); `EROFS` a read-only attach point; then those of [`crate::fs::Fs::rename`].
 pub fn rename(s: &mut Session<'_>, t: Trename<'_>) -> Result<Rrename, Errno> {
     let name = Name::new(t.name.0)?;
     let node = s.get(t.fid)?.node();
@@ -146,7 +146,7 @@ pub fn rename(s: &mut Session<'_>, t: Trename<'_>) -> Result<Rrename, Errno> {
 ///
 /// Errors, in this order: `EINVAL` the old, then the new name is none; `EBADF` no such old, then new
 /// directory fid; `EINVAL` the old one is deleted, no directory, or open (not to Linux); `EINVAL` the new one is
-/// deleted or no directory; then nothing is done if both are the same place; `EROFS` a read-only attach point; then those of
+/// deleted or no directory; then nothing is done if both are the same place (to Linux what the host does); `EROFS` a read-only attach point; then those of
 /// [`crate::fs::Fs::rename`].
 pub fn renameat(s: &mut Session<'_>, t: Trenameat<'_>) -> Result<Rrenameat, Errno> {
     let (old_name, new_name) = (Name::new(t.oldname.0)?, Name::new(t.newname.0)?);
@@ -161,8 +161,8 @@ pub fn renameat(s: &mut Session<'_>, t: Trenameat<'_>) -> Result<Rrenameat, Errn
 type Entry<'a> = (crate::fs::NodeId, Name<'a>);
 
 fn move_to(s: &mut Session<'_>, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno> {
-    if from == to {
-        return Ok(());
+    if from == to && !s.link.linux {
+        return Ok(()); // without a look at the host, as the original
     }
     s.writable()?;
     s.fs.rename(from, to)

@@ -123,7 +123,7 @@ fn each_unparsable(mut case: impl FnMut(&[u8])) {
 }
 
 /// A program that serves an empty tree, and a connection on which nothing was said yet.
-fn unacquainted() -> (Tree, Gofer, Client) {
+fn fresh_connection() -> (Tree, Gofer, Client) {
     let tree = Tree::new();
     write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
     let mut gofer = Launch::new(&tree.bundle(), 1).start();
@@ -134,7 +134,7 @@ fn unacquainted() -> (Tree, Gofer, Client) {
 /// The original says EINVAL to all. Linux's client takes Rlerror of another version's exchange for "Bad address".
 #[test]
 fn version_unparsable_is_unknown_where_it_does_not_begin_as_ours_and_einval_where_it_does() {
-    let (_tree, _gofer, mut c) = unacquainted();
+    let (_tree, _gofer, mut c) = fresh_connection();
     let mut unknown = 0;
     each_unparsable(|version| {
         if version.starts_with(b"9P2000.L") {
@@ -159,7 +159,7 @@ fn version_unparsable_is_unknown_where_it_does_not_begin_as_ours_and_einval_wher
 #[test]
 fn version_unparsable_is_einval_once_one_was_agreed_on() {
     for agreed in [b"9P2000.L".as_slice(), b"9P2000.L.Google.7"] {
-        let (_tree, gofer, mut c) = unacquainted();
+        let (_tree, gofer, mut c) = fresh_connection();
         c.version(MSIZE, agreed).unwrap();
         each_unparsable(|version| refused(c.version(MSIZE, version), Errno::EINVAL));
         c.attach_root(ROOT).unwrap();
@@ -170,7 +170,7 @@ fn version_unparsable_is_einval_once_one_was_agreed_on() {
 /// Its message size is lowered, where for a version of gVisor's it would be refused; 0 is none.
 #[test]
 fn version_unknown_has_the_message_size_that_would_be_granted() {
-    let (_tree, _gofer, mut c) = unacquainted();
+    let (_tree, _gofer, mut c) = fresh_connection();
     for (msize, granted) in [(MSIZE + 1, MSIZE), (u32::MAX, MSIZE), (MSIZE, MSIZE)] {
         let reply = c.version(msize, b"9P2000.u").unwrap();
         assert_eq!((reply.msize, &*reply.version), (granted, &b"unknown"[..]));
@@ -191,7 +191,7 @@ fn lines_with(gofer: &Gofer, text: &str) -> Vec<String> {
 
 #[test]
 fn version_unknown_is_a_line_that_names_what_was_asked_for() {
-    let (_tree, gofer, mut c) = unacquainted();
+    let (_tree, gofer, mut c) = fresh_connection();
     c.version(MSIZE, b"9P2000.u").unwrap();
     c.version(MSIZE, b"a \"b\"\n\xff").unwrap();
     c.version(MSIZE, &[b'9'; 60_000]).unwrap();

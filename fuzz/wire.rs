@@ -224,6 +224,7 @@ impl Setup {
                 Reopen::ProcFd
             },
             policy: Policy {
+                qid_versions: second & 0x10 == 0,
                 may_be_lisafs: has(5),
             },
             // Under a fuzzer a line costs as much as ten requests.

@@ -135,7 +135,7 @@ pub struct Refusal {
 /// what it is without. s text, b bool, i int, u uint, F descriptors, t duration; the others, see [`choices`].
 const GOFER_FLAGS: &str = "
     apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true
-    channels:c=2 channel-spin:m=20 spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1
+    channels:c=2 channel-spin:m=20 qid-version:v=real spec-fd:i=-1 mounts-fd:i=-1 sync-userns-fd:i=-1 profile-block-fd:i=-1 profile-cpu-fd:i=-1
     profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=
 ";
 
@@ -213,6 +213,7 @@ fn choices(kind: u8) -> Option<(&'static str, &'static str)> {
         b'h' => Some(("none open create all", "host UDS type")),
         b'o' => Some(("none open", "host fifo type")),
         b'q' => Some(("none fifo", "qdisc")),
+        b'v' => Some(("real zero", "qid version")),
         _ => None,
     }
 }
@@ -235,6 +236,7 @@ const HELP: &str = concat!(
   --panic-on-write     tell of changes tried on read-only mounts (default false)
   --channels N         shared-memory channels for each connection (default 2; 127 in all; 0: none)
   --channel-spin US    microseconds to look for a channel's next request (default 20; 0: sleep at once)
+  --qid-version WORD   real or zero: what Linux's client caches by (default real)
 "
 );
 const GLOBAL_HELP: &str = "

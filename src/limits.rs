@@ -133,6 +133,10 @@ pub const DIRENT_BYTES: usize = 32 << 10;
 /// [`NAME_BYTES`] fit, each byte escaped. What does not fit is cut.
 pub const LOG_LINE_BYTES: usize = 4096;
 
+/// Refused Tversions and Tattaches of one connection that are logged, a line each: a client may try as often as it likes.
+/// More: answered alike, and not logged.
+pub const REFUSALS_LOGGED: u8 = 16;
+
 /// Address space that start-up takes at a time for what it makes, bytes. Nothing is made once serving.
 pub const HEAP_BYTES: usize = 64 << 20;
 

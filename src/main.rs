@@ -270,6 +270,7 @@ fn serve_logged(
         false => Modes::CHANNELS,
     };
     let policy = Policy {
+        qid_versions: options.text("qid-version") == b"real",
         may_be_lisafs: is_l,
     };
     let mut server = Server::new(core::mem::take(sockets), (fs, channels), key, policy, log);

@@ -21,7 +21,7 @@ use std::fs;
 use std::io::Write;
 use std::ops::Range;
 
-const LARGEST: usize = 131_072;
+const LARGEST: usize = 139_264;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;

@@ -8,7 +8,7 @@
 use core::cell::Cell;
 
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::attr::{Meta, dirent_type, hold, qid_type};
@@ -221,9 +221,23 @@ impl Fs {
         }
     }
 
-    /// Whether a node has a descriptor of its own.
-    pub fn is_held(&self, id: NodeId) -> bool {
-        self.nodes.get(id).is_some_and(|node| node.fd.is_some())
+    /// Gives a node a descriptor of its own, if only `open` has its file yet: it was created, and nobody has
+    /// walked to it since. Nothing to do without `open`.
+    ///
+    /// Errors: `EMFILE` descriptors kept back for opens; those of opening it again.
+    pub fn hold_opened(&mut self, id: NodeId, open: OpenId) -> Result<(), Errno> {
+        if !open.is_some() || self.node(id)?.fd.is_some() {
+            return Ok(());
+        }
+        if self.is_short_of_descriptors() {
+            return Err(Errno::MFILE);
+        }
+        let fd = self.open_again(id, open, OFlags::PATH)?;
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.fd = TableFd::new(fd);
+            self.held += 1;
+        }
+        Ok(())
     }
 
     /// A directory node's descriptor. Error: `EBADF` it has none.

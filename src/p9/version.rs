@@ -33,6 +33,11 @@ impl Version {
         Some(Self::Google(number))
     }
 
+    /// Whether a text is of this protocol or one that extends it, though its version may be none that is served.
+    pub fn is_of_family(text: &[u8]) -> bool {
+        text.starts_with(PLAIN)
+    }
+
     /// Its text, in `buffer`.
     pub fn text(self, buffer: &mut [u8; 32]) -> &[u8] {
         let Self::Google(number) = self else {

@@ -54,6 +54,10 @@ pub struct Link {
     pub knows_channels: bool,
     /// Version 7 was agreed on, that of runtimes from 2019-05-09 to 2019-09-12.
     pub is_of_2019: bool,
+    /// A version was agreed on.
+    pub has_version: bool,
+    /// Lines in the log about what was refused, at most [`crate::limits::REFUSALS_LOGGED`].
+    pub refusals_logged: u8,
 }
 
 /// The next frame in the receive buffer.
@@ -128,6 +132,8 @@ impl Connection {
                 linux: false,
                 knows_channels: false,
                 is_of_2019: false,
+                has_version: false,
+                refusals_logged: 0,
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,

@@ -41,6 +41,8 @@ pub struct Session<'a> {
 /// What the command line says of serving.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
+    /// `--qid-version`: qids have their file's version, where the client looks at it.
+    pub qid_versions: bool,
     /// Whether the runtime may be one that speaks LISAFS unless it is told not to.
     pub may_be_lisafs: bool,
 }

@@ -206,6 +206,64 @@ fn attach_of_a_fifo_is_eio_and_does_not_block() {
     gofer.connect(0).getattr(ROOT, 0).unwrap();
 }
 
+/// Its user sees a mount that fails, and the reason stands in the log.
+#[test]
+fn attach_that_is_refused_is_a_line_with_the_name_and_the_reason() {
+    let tree = Tree::new();
+    tree.file("f", b"");
+    for (version, aname, line) in [
+        (
+            "9P2000.L",
+            &b"/missing"[..],
+            "Tattach refused (no such file or directory): \"/missing\"",
+        ),
+        (
+            "9P2000.L",
+            b"/f/x",
+            "Tattach refused (not a directory): \"/f/x\"",
+        ),
+        (
+            "9P2000.L.Google.7",
+            b"/f/x",
+            "Tattach refused (invalid argument): \"/f/x\"",
+        ),
+        (
+            "9P2000.L",
+            b"a\n\"\xff",
+            "Tattach refused (no such file or directory): \"a\\n\\\"\\xff\"",
+        ),
+        (
+            "9P2000.L",
+            b"..",
+            "Tattach refused (invalid argument): \"..\"",
+        ),
+    ] {
+        let (gofer, mut c) = unattached(&tree);
+        c.version(MSIZE, version.as_bytes()).unwrap();
+        attach(&mut c, aname).expect_err("a refusal");
+        let log = gofer.stderr();
+        let refusals: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("refused"))
+            .collect();
+        assert_eq!(refusals.len(), 1, "{log}");
+        assert!(refusals[0].starts_with('W'), "a warning: {log}");
+        let wanted = format!("x:0] FD 3: {line}");
+        assert!(refusals[0].ends_with(&wanted), "{wanted} in {log}");
+    }
+    // One that is too long for a line is cut behind the reason.
+    let (gofer, mut c) = unattached(&tree);
+    refused(attach(&mut c, &[b'x'; 60_000]), Errno::ENAMETOOLONG);
+    let log = gofer.stderr();
+    assert!(
+        log.contains("Tattach refused (file name too long): \"xxx"),
+        "{log}"
+    );
+    let (gofer, mut c) = unattached(&tree);
+    attach(&mut c, b"/").unwrap();
+    assert!(!gofer.stderr().contains("refused"));
+}
+
 /// Each connection has fids of its own.
 #[test]
 fn attach_on_one_connection_gives_no_fid_on_another() {

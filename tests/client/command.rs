@@ -601,7 +601,7 @@ fn io_fds_are_decimal_and_one_at_a_time() {
 /// Flags of the gofer, each with the letter of its type (gofer.md 1.2); c and m: numbers up to 127 and 1000.
 const GOFER_FLAGS: &str = "b:apply-caps s:bundle F:io-fds b:panic-on-write b:setup-root i:spec-fd i:mounts-fd \
     i:sync-userns-fd i:profile-block-fd i:profile-cpu-fd i:profile-heap-fd i:profile-mutex-fd i:trace-fd \
-    b:host-uds-allowed c:channels m:channel-spin";
+    b:host-uds-allowed c:channels m:channel-spin w:qid-version";
 
 /// Flags of the runtime (gofer.md 1.3, 1.4); w: one of some words.
 const GLOBAL_FLAGS: &str = "s:root s:log s:log-format b:debug s:debug-log s:debug-log-format b:log-packets \
@@ -635,6 +635,7 @@ fn words_of(name: &str) -> &'static [&'static str] {
         "host-uds" => &["none", "open", "create", "all"],
         "host-fifo" => &["none", "open"],
         "qdisc" => &["none", "fifo"],
+        "qid-version" => &["real", "zero"],
         "log-format" | "debug-log-format" => &["text", "json", "json-k8s"],
         _ => &[],
     }

@@ -5,8 +5,8 @@ use crate::harness::{
     write_spec,
 };
 use crate::p9::{
-    Client, Data, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, QT_SPECIAL, SetAttr,
-    refused,
+    Client, Data, MSIZE, NOFID, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, QT_SPECIAL, Qid,
+    SetAttr, refused,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -39,6 +39,15 @@ pub(crate) fn speak(client: &mut Client) {
 #[track_caller]
 pub(crate) fn linux(tree: &Tree) -> Session {
     let mut session = serve(tree);
+    speak(&mut session);
+    session
+}
+
+/// The same with further flags.
+#[track_caller]
+fn linux_with(tree: &Tree, flags: &[&str]) -> Session {
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut session = session_of(Launch::new(&tree.bundle(), 1).with(flags));
     speak(&mut session);
     session
 }
@@ -196,11 +205,28 @@ fn qid_version_changes_with_size_and_change_time_and_is_never_0() {
     note(&mut s);
 }
 
+/// What `--qid-version zero` is for: a file changes, and nothing in its qid does.
 #[test]
-fn qids_of_all_replies_have_a_version() {
+fn qid_version_zero_stays_0_whatever_changes() {
     let tree = Tree::new();
+    tree.file("a", b"one");
+    let mut s = linux_with(&tree, &["--qid-version", "zero"]);
+    let walked = s.walk_to(ROOT, 2, "a").unwrap().remove(0);
+    assert_eq!((walked.version, walked.path), (0, tree.stat("a").ino()));
+    assert_eq!(s.getattr(2, 0x3fff).unwrap().qid, walked);
+    assert_eq!(s.lopen(2, O_RDWR).unwrap().qid, walked);
+    s.write(2, 0, Data(b"longer")).unwrap();
+    assert_eq!(s.getattr(2, 0x3fff).unwrap().qid, walked);
+    tree.file("a", b"by the host");
+    assert_eq!(s.getattr(2, 0x3fff).unwrap().qid, walked);
+    assert_eq!(s.walk_to(ROOT, 3, "a").unwrap(), [walked]);
+    // What is known of the file is true all the same.
+    assert_eq!(s.getattr(2, 0x3fff).unwrap().attr.size, 11);
+}
+
+/// A qid of each reply that has one, but for directory entries.
+fn qids_of_all_replies(tree: &Tree, s: &mut Session) -> Vec<Qid> {
     tree.dir("d");
-    let mut s = linux(&tree);
     let mut qids = vec![s.attach(9, NOFID, b"", b"", 0).unwrap().qid];
     qids.extend(s.walk_to(ROOT, 2, "d").unwrap());
     qids.push(s.mkdir(ROOT, b"e", 0o755, 0).unwrap().qid);
@@ -214,8 +240,41 @@ fn qids_of_all_replies_have_a_version() {
     s.walk_to(ROOT, 3, "").unwrap();
     qids.push(s.lcreate(3, b"a", O_RDWR, 0o644, 0).unwrap().qid);
     qids.push(s.getattr(3, 0x3fff).unwrap().qid);
-    for qid in qids {
-        assert_ne!(qid.version, 0, "{qid:?}");
+    qids.extend(s.walkgetattr(ROOT, 4, &[b"a"]).unwrap().qids);
+    qids.push(s.umkdir(ROOT, b"ue", 0o755, 0, 0).unwrap().qid);
+    qids.push(s.usymlink(ROOT, b"ul", b"d", 0, 0).unwrap().qid);
+    qids.push(
+        s.umknod(ROOT, b"uf", libc::S_IFREG | 0o644, 0, 0, 0, 0)
+            .unwrap()
+            .qid,
+    );
+    s.walk_to(ROOT, 5, "").unwrap();
+    qids.push(s.ucreate(5, b"ua", O_RDWR, 0o644, 0, 0).unwrap().qid);
+    qids
+}
+
+#[test]
+fn qids_of_all_replies_have_a_version() {
+    for flags in [&[][..], &["--qid-version=real"]] {
+        let tree = Tree::new();
+        let mut s = linux_with(&tree, flags);
+        for qid in qids_of_all_replies(&tree, &mut s) {
+            assert_ne!(qid.version, 0, "{qid:?}");
+        }
+    }
+}
+
+#[test]
+fn qids_of_all_replies_have_version_0_with_qid_version_zero() {
+    let tree = Tree::new();
+    let mut s = linux_with(&tree, &["--qid-version=zero"]);
+    for qid in qids_of_all_replies(&tree, &mut s) {
+        assert_eq!(qid.version, 0, "{qid:?}");
+        assert_ne!(qid.path, 0);
+    }
+    s.open(ROOT, 9, "", O_RDONLY).unwrap();
+    for entry in s.list(9, 4096).unwrap() {
+        assert_eq!(entry.qid.version, 0, "{entry:?}");
     }
 }
 
@@ -226,6 +285,28 @@ fn qid_versions_are_0_for_gvisor() {
     assert_eq!(s.getattr(ROOT, 0).unwrap().qid.version, 0);
     assert_eq!(s.mkdir(ROOT, b"d", 0o755, NOID).unwrap().qid.version, 0);
     assert_eq!(s.walk_to(ROOT, 2, "d").unwrap()[0].version, 0);
+}
+
+/// Programs that look for the type must not take the mount for the host's file system.
+#[test]
+fn statfs_has_the_type_of_v9fs_for_linux_and_the_hosts_figures() {
+    const V9FS_MAGIC: u32 = 0x0102_1997;
+    let tree = Tree::new();
+    tree.file("a", b"text");
+    let mut s = linux(&tree);
+    s.walk_to(ROOT, 2, "a").unwrap();
+    s.open(ROOT, 3, "", O_RDONLY).unwrap();
+    let host = nix::sys::statfs::statfs(&tree.root()).unwrap();
+    for fid in [ROOT, 2, 3] {
+        let reply = s.statfs(fid).unwrap();
+        assert_eq!((reply.kind, reply.namelen), (V9FS_MAGIC, 255));
+        assert_eq!(i64::from(reply.bsize), host.block_size());
+        assert_eq!((reply.blocks, reply.files), (host.blocks(), host.files()));
+    }
+    // Once it is gVisor's client, it is the host's again.
+    s.version(MSIZE, b"9P2000.L.Google.7").unwrap();
+    let kind = i64::from(s.statfs(2).unwrap().kind);
+    assert_eq!(kind, host.filesystem_type().0 & 0xffff_ffff);
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod logs;
 mod mended;
 mod misc;
 mod open;
+mod open_parents;
 mod p9;
 #[allow(dead_code, unreachable_pub)] // the hostile clients'
 #[path = "../hostile/request.rs"]

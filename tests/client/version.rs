@@ -1,7 +1,7 @@
 //! Tversion: protocol.md 3.5 and 5; what differs from the original is said at the test.
 
-use crate::harness::{ROOT, Session, Tree, serve};
-use crate::p9::{MSIZE, NOTAG, O_RDONLY, refused, t};
+use crate::harness::{Gofer, Launch, Mount, ROOT, Session, Tree, serve, spec, write_spec};
+use crate::p9::{Client, MSIZE, NOFID, NOID, NOTAG, O_RDONLY, refused, t};
 use nix::errno::Errno;
 
 fn empty_session() -> (Tree, Session) {
@@ -86,9 +86,8 @@ fn version_base_msize_above_1_mib_is_lowered() {
     }
 }
 
-#[test]
-fn version_unparsable_is_einval() {
-    let (_tree, mut s) = empty_session();
+/// Calls `case` with each text that is no version.
+fn each_unparsable(mut case: impl FnMut(&[u8])) {
     let long = [b'9'; 60_000];
     let many_digits = [b"9P2000.L.Google.".as_slice(), &[b'0'; 70], b"x"].concat();
     let bad: &[&[u8]] = &[
@@ -120,9 +119,118 @@ fn version_unparsable_is_einval() {
         &long,
         &many_digits,
     ];
-    for version in bad {
-        refused(s.version(MSIZE, version), Errno::EINVAL);
+    bad.iter().for_each(|version| case(version));
+}
+
+/// A program that serves an empty tree, and a connection on which nothing was said yet.
+fn fresh_connection() -> (Tree, Gofer, Client) {
+    let tree = Tree::new();
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+    let mut gofer = Launch::new(&tree.bundle(), 1).start();
+    let client = gofer.client(0);
+    (tree, gofer, client)
+}
+
+/// The original says EINVAL to all. Linux's client takes Rlerror of another version's exchange for "Bad address".
+#[test]
+fn version_unparsable_is_unknown_where_it_does_not_begin_as_ours_and_einval_where_it_does() {
+    let (_tree, _gofer, mut c) = fresh_connection();
+    let mut unknown = 0;
+    each_unparsable(|version| {
+        if version.starts_with(b"9P2000.L") {
+            return refused(c.version(MSIZE, version), Errno::EINVAL);
+        }
+        let reply = c.version(MSIZE, version).unwrap();
+        assert_eq!(
+            (reply.msize, reply.version.as_slice()),
+            (MSIZE, b"unknown".as_slice()),
+            "{}",
+            version.escape_ascii()
+        );
+        unknown += 1;
+    });
+    assert_eq!(unknown, 9);
+    // Nothing was agreed on by that, and a version can be still.
+    assert_eq!(c.version(MSIZE, b"9P2000.L").unwrap().msize, MSIZE);
+    c.attach_root(ROOT).unwrap();
+}
+
+/// Who has agreed on a version is no other protocol's client.
+#[test]
+fn version_unparsable_is_einval_once_one_was_agreed_on() {
+    for agreed in [b"9P2000.L".as_slice(), b"9P2000.L.Google.7"] {
+        let (_tree, gofer, mut c) = fresh_connection();
+        c.version(MSIZE, agreed).unwrap();
+        each_unparsable(|version| refused(c.version(MSIZE, version), Errno::EINVAL));
+        c.attach_root(ROOT).unwrap();
+        assert!(!gofer.stderr().contains("refused"), "{}", gofer.stderr());
     }
+}
+
+/// Its message size is lowered, where for a version of gVisor's it would be refused; 0 is none.
+#[test]
+fn version_unknown_has_the_message_size_that_would_be_granted() {
+    let (_tree, _gofer, mut c) = fresh_connection();
+    for (msize, granted) in [(MSIZE + 1, MSIZE), (u32::MAX, MSIZE), (MSIZE, MSIZE)] {
+        let reply = c.version(msize, b"9P2000.u").unwrap();
+        assert_eq!((reply.msize, &*reply.version), (granted, &b"unknown"[..]));
+    }
+    refused(c.version(0, b"9P2000.u"), Errno::EINVAL);
+    refused(c.version(MSIZE + 1, b"9P2000.L.Google.x"), Errno::EINVAL);
+    // In force, as of a version that was granted.
+    c.version(64, b"9P2000").unwrap();
+    c.send(&t::walk(9, ROOT, 2, &[&[b'x'; 100]])).unwrap();
+    c.expect_closed();
+}
+
+fn lines_with(gofer: &Gofer, text: &str) -> Vec<String> {
+    let log = gofer.stderr();
+    let lines = log.lines().filter(|line| line.contains(text));
+    lines.map(String::from).collect()
+}
+
+#[test]
+fn version_unknown_is_a_line_that_names_what_was_asked_for() {
+    let (_tree, gofer, mut c) = fresh_connection();
+    c.version(MSIZE, b"9P2000.u").unwrap();
+    c.version(MSIZE, b"a \"b\"\n\xff").unwrap();
+    c.version(MSIZE, &[b'9'; 60_000]).unwrap();
+    refused(c.version(MSIZE, b"9P2000.L.Google.x"), Errno::EINVAL);
+    let lines = lines_with(&gofer, "Tversion");
+    let text = "FD 3: Tversion refused (only 9P2000.L is served): \"";
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].starts_with('W'), "a warning: {}", lines[0]);
+    assert!(lines[0].ends_with(&format!("x:0] {text}9P2000.u\"")));
+    assert!(lines[1].ends_with(&format!("x:0] {text}a \\\"b\\\"\\n\\xff\"")));
+    assert!(lines[2].contains(text) && lines[2].ends_with("9999"));
+}
+
+/// A client may try as often as it likes, and each time it is answered.
+#[test]
+fn refusals_of_one_connection_are_sixteen_lines_at_most() {
+    let tree = Tree::new();
+    let mount = Mount::bind("/missing", &[]);
+    write_spec(&tree.bundle(), &spec(&tree.root(), false, &[mount]));
+    let mut gofer = Launch::new(&tree.bundle(), 2).start();
+    let (mut first, mut second) = (gofer.client(0), gofer.client(1));
+    for _ in 0..10 {
+        first.version(MSIZE, b"9P2000.u").unwrap();
+    }
+    first.version(MSIZE, b"9P2000.L").unwrap();
+    for _ in 0..100 {
+        refused(
+            first.attach(ROOT, NOFID, b"", b"/none", NOID),
+            Errno::ENOENT,
+        );
+    }
+    assert_eq!(lines_with(&gofer, "FD 3: Tversion refused").len(), 10);
+    assert_eq!(lines_with(&gofer, "FD 3: Tattach refused").len(), 6);
+    // Each connection has its own.
+    for _ in 0..100 {
+        refused(second.attach_root(ROOT), Errno::EIO);
+    }
+    assert_eq!(lines_with(&gofer, "FD 4: Tattach refused").len(), 16);
+    first.attach_root(ROOT).unwrap();
 }
 
 #[test]

@@ -323,6 +323,19 @@ fn linux() -> Vec<Case> {
             &[],
             t::attach(TAG, NEW, NOFID, b"", b"/w/d", 0),
         ),
+        case(
+            "Twalk from a file created and open",
+            &[
+                t::walk(1, W, OPEN, &[]),
+                t::lcreate(1, OPEN, b"new", O_RDWR, 0o640, NOID),
+            ],
+            t::walk(TAG, OPEN, NEW, &[]),
+        ),
+        case(
+            "Tmkdir in an open directory",
+            &[t::walk(1, W, OPEN, &[b"d"]), t::lopen(1, OPEN, O_RDONLY)],
+            t::mkdir(TAG, OPEN, b"new", 0o1750, NOID),
+        ),
         case("Tlock", &open, t::lock(TAG, OPEN, 1, 0, 0, 0, 1, b"client")),
         case("Tlock that gives back", &before, request),
         case(

@@ -399,6 +399,7 @@ smoke_fsync() {
 
 smoke_statfs() {
     is "$(stat -f -c '%S %b' .)" "$(stat -f -c '%S %b' "$(host)")"
+    [ "$SERVER" = none ] || is "$(stat -f -c %t .)" 1021997 # V9FS_MAGIC
     df . >/dev/null
     fails test "$(stat -f -c %a .)" = 0
 }

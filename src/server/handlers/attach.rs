@@ -12,33 +12,49 @@ use crate::server::dispatch::Session;
 use crate::server::fids::State;
 use crate::server::handlers::{walk, xattr};
 use crate::tables::Id;
+use crate::text;
+use crate::text::Arg::{Of, Quoted, Signed};
 
-/// Tversion -> Rversion. Agrees on message size and version; fids survive.
+/// Tversion -> Rversion. Agrees on message size and version; fids survive. Another protocol's version, before any was
+/// agreed on, is answered with `unknown`, as version(5) of 9P2000 has it: the client says so to its user, which it
+/// does not upon Rlerror. Once one was agreed on the client is known to ask by mistake.
 ///
 /// Errors, in this order: `EINVAL` msize 0; for gVisor's versions `EINVAL` msize above
-/// [`FRAME_BYTES`], for plain 9P2000.L it is lowered instead; `EINVAL` not a version. The size is in
+/// [`FRAME_BYTES`], for plain 9P2000.L and what is unknown it is lowered instead; `EINVAL` not a version. The size is in
 /// force from then on even if the version is refused. A version above ours is answered with ours.
 pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
-    let asked = Version::parse(t.version.0);
+    let text = t.version.0;
+    let asked = Version::parse(text);
+    let is_unknown = !s.link.has_version && !Version::is_of_family(text);
     let msize = match usize::try_from(t.msize).map_err(|_| Errno::INVAL)? {
         0 => return Err(Errno::INVAL),
-        larger if larger > FRAME_BYTES && asked != Some(Version::Plain) => {
+        larger if larger > FRAME_BYTES && !is_unknown && asked != Some(Version::Plain) => {
             return Err(Errno::INVAL);
         }
         msize => msize.min(FRAME_BYTES),
     };
     s.link.msize = msize;
-    let asked = asked.ok_or(Errno::INVAL)?;
-    s.link.linux = asked == Version::Plain;
-    s.link.knows_channels = asked >= Version::Google(8);
-    s.link.is_of_2019 = asked == Version::Google(7);
-    let version = asked.min(Version::HIGHEST);
     let mut buffer = [0; 32];
-    // As it was sent, leading zeros and all, where it is granted as it was asked.
-    let text = if version == asked {
-        t.version.0
+    let text = if is_unknown {
+        s.log_refusal(text!(
+            "FD %: Tversion refused (only 9P2000.L is served): \"%\"",
+            Signed(s.link.name.into()),
+            Quoted(text)
+        ));
+        b"unknown"
     } else {
-        version.text(&mut buffer)
+        let asked = asked.ok_or(Errno::INVAL)?;
+        s.link.linux = asked == Version::Plain;
+        s.link.knows_channels = asked >= Version::Google(8);
+        s.link.is_of_2019 = asked == Version::Google(7);
+        s.link.has_version = true;
+        let version = asked.min(Version::HIGHEST);
+        // As it was sent, leading zeros and all, where it is granted as it was asked.
+        if version == asked {
+            text
+        } else {
+            version.text(&mut buffer)
+        }
     };
     let msize = u32::try_from(msize).map_err(|_| Errno::INVAL)?;
     Rversion {
@@ -55,8 +71,21 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
 /// Errors, in this order: `EINVAL` afid given; `ENOMEM` no room for the fid; `EIO` the attach point
 /// cannot be opened or was attached before; `EINVAL` a part of aname that is no name; `E2BIG` more than
 /// [`WALK_NAMES`] parts; then those of a walk. The qid is the attach point's even if aname goes deeper (since 2019-02-15),
-/// but for Linux.
+/// but for Linux. A refusal is a line in the log.
 pub fn attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
+    let aname = t.aname.0;
+    try_attach(s, t).inspect_err(|&errno| {
+        s.log_refusal(text!(
+            "FD %: Tattach refused (%): \"%\"",
+            Signed(s.link.name.into()),
+            Of(errno),
+            Quoted(aname)
+        ));
+    })
+}
+
+/// [`attach`], without the line.
+fn try_attach(s: &mut Session<'_>, t: Tattach<'_>) -> Result<Rattach, Errno> {
     if t.afid != Fid::NONE {
         return Err(Errno::INVAL);
     }

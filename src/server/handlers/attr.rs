@@ -1,5 +1,6 @@
 //! Attributes and what else is asked of a file without opening it (protocol.md 3.8, 3.10).
 
+use linux_raw_sys::general::V9FS_MAGIC;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -33,12 +34,16 @@ pub fn getattr(s: &mut Session<'_>, t: Tgetattr, out: &mut Writer<'_>) -> Result
     Ok(())
 }
 
-/// Tstatfs -> Rstatfs. Errors, in this order: `EBADF` no such fid; then fstatfs(2)'s.
+/// Tstatfs -> Rstatfs. Linux hands the type on to programs, which must not take this for the host's file system.
+///
+/// Errors, in this order: `EBADF` no such fid; then fstatfs(2)'s.
 pub fn statfs(s: &mut Session<'_>, t: Tstatfs) -> Result<Rstatfs, Errno> {
     let state = s.get(t.fid)?;
-    Ok(Rstatfs {
-        statfs: s.fs.statfs(state.node(), state.open())?,
-    })
+    let mut statfs = s.fs.statfs(state.node(), state.open())?;
+    if s.link.linux {
+        statfs.kind = V9FS_MAGIC;
+    }
+    Ok(Rstatfs { statfs })
 }
 
 /// Treadlink -> Rreadlink.

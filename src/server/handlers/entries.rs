@@ -1,7 +1,8 @@
 //! Names in directories (protocol.md 3.12).
 //!
 //! The messages that make something check, in this order: `EINVAL` not a name; `EBADF` no such fid;
-//! `EINVAL` deleted, not a directory, or open; `EROFS` a read-only attach point.
+//! `EINVAL` deleted, not a directory, or open; `EROFS` a read-only attach point. To Linux a deleted directory is
+//! `ENOENT`, what is no directory `ENOTDIR`, and an open directory is as good as a walked one.
 
 use rustix::fs::{AtFlags, FileType, makedev};
 use rustix::io::Errno;
@@ -36,7 +37,7 @@ fn make_dir(
     (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
-    let parent = s.writable_directory(dfid)?;
+    let parent = s.writable_parent(dfid)?;
     let owner = s.owner(dfid, uid, gid);
     let qid = s.fs.mkdir(parent, name, perm, owner)?;
     Ok(s.shown(qid, qid.version))
@@ -64,7 +65,7 @@ fn make_symlink(
     (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
-    let parent = s.writable_directory(dfid)?;
+    let parent = s.writable_parent(dfid)?;
     let owner = s.owner(dfid, uid, gid);
     let qid = s.fs.symlink(parent, name, target, owner)?;
     Ok(s.shown(qid, qid.version))
@@ -94,8 +95,7 @@ fn make_node(
     (uid, gid): (Uid, Gid),
 ) -> Result<Qid, Errno> {
     let name = Name::new(name)?;
-    let (parent, state) = s.directory(dfid)?;
-    state.not_opened(Errno::INVAL)?;
+    let parent = s.parent(dfid)?;
     if s.fs.is_read_only(s.link.id) {
         return Err(Errno::ROFS); // also with --panic-on-write: the original never gets that far
     }
@@ -113,13 +113,13 @@ fn make_node(
 /// Tlink -> Rlink. Another name for the file of a fid, deleted or not.
 ///
 /// Errors, in this order: `EINVAL` not a name; `EBADF` no such directory fid; `EBADF` no such target
-/// fid; `EINVAL` the directory is deleted, none, or open; `EROFS` a read-only attach point; then those
+/// fid; `EINVAL` the directory is deleted, none, or open (not to Linux); `EROFS` a read-only attach point; then those
 /// of [`crate::fs::Fs::link`]: `EPERM` a directory, `ENOENT` the file's last link is gone.
 pub fn link(s: &mut Session<'_>, t: Tlink<'_>) -> Result<Rlink, Errno> {
     let name = Name::new(t.name.0)?;
     s.get(t.dfid)?;
     let target = s.get(t.fid)?;
-    let parent = s.writable_directory(t.dfid)?;
+    let parent = s.writable_parent(t.dfid)?;
     s.fs.link(target.node(), target.open(), parent, name)?;
     Ok(Rlink {})
 }
@@ -128,7 +128,7 @@ pub fn link(s: &mut Session<'_>, t: Tlink<'_>) -> Result<Rlink, Errno> {
 ///
 /// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EBADF` no such directory fid;
 /// `EINVAL` a root or deleted; `EINVAL` the directory is deleted or none; then nothing is done if it
-/// is there already; `EROFS` a read-only attach point; then those of [`crate::fs::Fs::rename`].
+/// is there already (to Linux what the host does); `EROFS` a read-only attach point; then those of [`crate::fs::Fs::rename`].
 pub fn rename(s: &mut Session<'_>, t: Trename<'_>) -> Result<Rrename, Errno> {
     let name = Name::new(t.name.0)?;
     let node = s.get(t.fid)?.node();
@@ -145,16 +145,15 @@ pub fn rename(s: &mut Session<'_>, t: Trename<'_>) -> Result<Rrename, Errno> {
 /// Trenameat -> Rrenameat. Renames by directories and names, over what stands there.
 ///
 /// Errors, in this order: `EINVAL` the old, then the new name is none; `EBADF` no such old, then new
-/// directory fid; `EINVAL` one of them is deleted or no directory; `EINVAL` the old one is open; then
-/// nothing is done if both are the same place; `EROFS` a read-only attach point; then those of
+/// directory fid; `EINVAL` the old one is deleted, no directory, or open (not to Linux); `EINVAL` the new one is
+/// deleted or no directory; then nothing is done if both are the same place (to Linux what the host does); `EROFS` a read-only attach point; then those of
 /// [`crate::fs::Fs::rename`].
 pub fn renameat(s: &mut Session<'_>, t: Trenameat<'_>) -> Result<Rrenameat, Errno> {
     let (old_name, new_name) = (Name::new(t.oldname.0)?, Name::new(t.newname.0)?);
     s.get(t.olddirfid)?;
     s.get(t.newdirfid)?;
-    let (old_parent, state) = s.directory(t.olddirfid)?;
+    let old_parent = s.parent(t.olddirfid)?;
     let (new_parent, _) = s.directory(t.newdirfid)?;
-    state.not_opened(Errno::INVAL)?;
     move_to(s, (old_parent, old_name), (new_parent, new_name))?;
     Ok(Rrenameat {})
 }
@@ -162,8 +161,8 @@ pub fn renameat(s: &mut Session<'_>, t: Trenameat<'_>) -> Result<Rrenameat, Errn
 type Entry<'a> = (crate::fs::NodeId, Name<'a>);
 
 fn move_to(s: &mut Session<'_>, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno> {
-    if from == to {
-        return Ok(());
+    if from == to && !s.link.linux {
+        return Ok(()); // without a look at the host, as the original
     }
     s.writable()?;
     s.fs.rename(from, to)
@@ -175,7 +174,7 @@ fn move_to(s: &mut Session<'_>, from: Entry<'_>, to: Entry<'_>) -> Result<(), Er
 /// [`crate::fs::Fs::unlink`]: `EISDIR` a directory without the flag, `ENOTDIR` anything else with it.
 pub fn unlinkat(s: &mut Session<'_>, t: Tunlinkat<'_>) -> Result<Runlinkat, Errno> {
     let name = Name::new(t.name.0)?;
-    let parent = s.writable_directory(t.dfid)?;
+    let parent = s.writable_parent(t.dfid)?;
     let directory = t.flags == AtFlags::REMOVEDIR.bits();
     if t.flags != 0 && !directory {
         return Err(Errno::INVAL);
@@ -208,10 +207,10 @@ fn remove_file(s: &mut Session<'_>, node: crate::fs::NodeId) -> Result<(), Errno
 
 /// Tbind. Sockets are not made: `EPERM` behind all checks, as in the original since 2022-10-24.
 ///
-/// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted, not a directory, or open.
+/// Errors, in this order: `EINVAL` not a name; `EBADF` no such fid; `EINVAL` deleted, not a directory, or open (not to
+/// Linux).
 pub fn bind(s: &mut Session<'_>, t: Tbind<'_>) -> Result<(), Errno> {
     Name::new(t.name.0)?;
-    let (_, state) = s.directory(t.dfid)?;
-    state.not_opened(Errno::INVAL)?;
+    s.parent(t.dfid)?;
     Err(Errno::PERM)
 }

@@ -18,9 +18,11 @@ use super::fids::State;
 use crate::fs::attach::Changes;
 use crate::fs::attr::{Meta, Owner};
 use crate::fs::{NodeId, OpenId};
+use crate::limits::REFUSALS_LOGGED;
 use crate::p9::qid::Qid;
 use crate::p9::wire::{Fid, Gid, Uid};
 use crate::text;
+use crate::text::Text;
 
 impl Session<'_> {
     /// Gives up what a fid stood for.
@@ -63,6 +65,16 @@ impl Session<'_> {
         }
     }
 
+    /// One line about a session that was refused, which its user sees as a mount that fails; the first
+    /// [`REFUSALS_LOGGED`] of a connection.
+    #[cold]
+    fn log_refusal(&mut self, text: Text<'_>) {
+        if self.link.refusals_logged < REFUSALS_LOGGED {
+            self.link.refusals_logged += 1;
+            self.log.warning(text);
+        }
+    }
+
     /// What Linux's client is told in place of `EINVAL`: the errno that a local file system would give.
     fn wrong(&self, local: Errno) -> Errno {
         if self.link.linux { local } else { Errno::INVAL }
@@ -82,18 +94,21 @@ impl Session<'_> {
         Ok((node, state))
     }
 
-    /// A qid as this client wants it: gVisor's always with version 0, for which Linux turns its cache off.
+    /// Whether this client's qids have versions. gVisor's never have; Linux's have none with `--qid-version zero`.
+    fn has_qid_versions(&self) -> bool {
+        self.link.linux && self.policy.qid_versions
+    }
+
+    /// A qid as this client wants it: where it has no version, that is 0.
     fn shown(&self, qid: Qid, version: u32) -> Qid {
-        Qid {
-            version: if self.link.linux { version } else { 0 },
-            ..qid
-        }
+        let version = if self.has_qid_versions() { version } else { 0 };
+        Qid { version, ..qid }
     }
 
     /// The qid of a file as it is now. Error: `EBADF`.
     fn qid(&self, node: NodeId, open: OpenId) -> Result<Qid, Errno> {
         let qid = self.fs.qid(node)?;
-        if !self.link.linux {
+        if !self.has_qid_versions() {
             return Ok(qid);
         }
         let mut meta = Meta::new();
@@ -126,11 +141,22 @@ impl Session<'_> {
         }
     }
 
-    /// The directory in which a fid lets something be changed. Errors, in this order: those of
-    /// [`Session::directory`]; `EINVAL` open; those of [`Session::writable`].
-    fn writable_directory(&mut self, fid: Fid) -> Result<NodeId, Errno> {
+    /// The directory in which a fid changes a name. Linux of 5.11 to 5.16 sends the fid of an open directory,
+    /// without a clone; gVisor's client never does, and keeps the original's answer.
+    ///
+    /// Errors, in this order: those of [`Session::directory`]; `EINVAL` open (not to Linux), or holding a value.
+    fn parent(&mut self, fid: Fid) -> Result<NodeId, Errno> {
         let (node, state) = self.directory(fid)?;
-        state.not_opened(Errno::INVAL)?;
+        if !self.link.linux || state.value().is_some() {
+            state.not_opened(Errno::INVAL)?;
+        }
+        Ok(node)
+    }
+
+    /// The same, where the attach point takes changes. Errors, in this order: those of [`Session::parent`]; those
+    /// of [`Session::writable`].
+    fn writable_parent(&mut self, fid: Fid) -> Result<NodeId, Errno> {
+        let node = self.parent(fid)?;
         self.writable()?;
         Ok(node)
     }

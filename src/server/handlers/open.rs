@@ -118,7 +118,9 @@ fn create(
     if s.link.is_of_2019 && s.fs.is_deleted(node) && s.fs.kind(node)? == FileType::Directory {
         return Err(Errno::NOENT); // as the original of those runtimes
     }
-    let parent = s.writable_directory(fid)?;
+    let (parent, state) = s.directory(fid)?;
+    state.not_opened(Errno::INVAL)?; // to Linux too: the fid becomes the file's
+    s.writable()?;
     let how = (Access::of_flags(wire), flags(s, wire));
     let owner = s.owner(fid, uid, gid);
     let (node, open) = match s.fs.create(parent, name, how, perm, owner) {

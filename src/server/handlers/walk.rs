@@ -18,9 +18,8 @@ use crate::server::fids::State;
 /// same path. All names or none: a failure on the way leaves newfid as it was.
 ///
 /// Errors, in this order: `EBADF` no such fid; `EINVAL` a name that is none; `EBUSY` the fid is open
-/// (to Linux: and newfid, or known by that alone);
-/// `E2BIG` more than [`WALK_NAMES`] names; `EMSGSIZE` no room for the reply; `ENOMEM` no room for
-/// newfid; then for each name `EINVAL` its parent is no directory, `ENOENT` its parent is deleted,
+/// (to Linux: and newfid, or holds a value); `E2BIG` more than [`WALK_NAMES`] names; `EMSGSIZE` no room for the
+/// reply; `ENOMEM` no room for newfid; those of [`crate::fs::Fs::hold_opened`]; then for each name `EINVAL` its parent is no directory, `ENOENT` its parent is deleted,
 /// and those of [`crate::fs::Fs::walk`]. The reply has a qid a name.
 pub fn walk(s: &mut Session<'_>, t: Twalk<'_>, out: &mut Writer<'_>) -> Result<(), Errno> {
     let from = check(s, t.fid, t.newfid, t.names, Rwalk::LEAST, out)?;
@@ -73,8 +72,7 @@ fn check(
         Name::new(name.0)?;
     }
     // Linux walks from files that it has open too, where it knows no other fid.
-    let linux = s.link.linux && state.open().is_some();
-    if !linux || fid == newfid || !s.fs.is_held(state.node()) {
+    if !s.link.linux || fid == newfid || state.value().is_some() {
         state.not_opened(Errno::BUSY)?;
     }
     if names.len() > WALK_NAMES {
@@ -84,6 +82,7 @@ fn check(
         return Err(Errno::MSGSIZE);
     }
     s.fids.reserve(s.link.id, newfid)?;
+    s.fs.hold_opened(state.node(), state.open())?;
     s.cost += 2 * names.len();
     Ok(state.node())
 }

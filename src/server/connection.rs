@@ -269,8 +269,8 @@ impl Connection {
         (body, room, &mut self.link)
     }
 
-    /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes. A
-    /// reference to `donated` passes to the connection until the descriptor is sent.
+    /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes; no bytes: of no
+    /// request, or without one. A reference to `donated` passes to the connection until the descriptor is sent.
     pub fn answer(&mut self, size: u32, reply: usize, donated: Option<OpenId>) {
         self.is_begun = true;
         self.received.start += size as usize;
@@ -342,7 +342,9 @@ impl Connection {
             }
         }
         self.replies = 0..0;
-        self.waits_for_room = false;
+        if core::mem::take(&mut self.waits_for_room) {
+            fs.look_again();
+        }
         Sent::All
     }
 

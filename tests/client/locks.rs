@@ -13,7 +13,8 @@ const WRITE: u8 = 1;
 const UNLOCK: u8 = 2;
 const DONE: u8 = 0;
 const BLOCKED: u8 = 1;
-/// Linux waits, and asks again.
+/// Flags: an answer at once, or Linux waits (P9_LOCK_FLAGS_BLOCK).
+const NOW: u32 = 0;
 const WAIT: u32 = 1;
 
 const HOST: &[u8] = b"guest";
@@ -21,7 +22,7 @@ const HOST: &[u8] = b"guest";
 /// Process `owner` asks for `kind` on `length` bytes from `start` on.
 #[track_caller]
 fn lock(c: &mut Client, fid: u32, owner: u32, kind: u8, (start, length): (u64, u64)) -> u8 {
-    let reply = c.lock(fid, kind, WAIT, start, length, owner, HOST);
+    let reply = c.lock(fid, kind, NOW, start, length, owner, HOST);
     reply.unwrap().status
 }
 

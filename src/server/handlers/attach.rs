@@ -13,7 +13,8 @@ use crate::server::fids::State;
 use crate::server::handlers::{walk, xattr};
 use crate::tables::Id;
 
-/// Tversion -> Rversion. Agrees on message size and version; fids survive.
+/// Tversion -> Rversion. Agrees on message size and version; fids survive, requests that wait for locks end
+/// without a reply (version(5): outstanding I/O is aborted).
 ///
 /// Errors, in this order: `EINVAL` msize 0; for gVisor's versions `EINVAL` msize above
 /// [`FRAME_BYTES`], for plain 9P2000.L it is lowered instead; `EINVAL` not a version. The size is in
@@ -29,6 +30,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     };
     s.link.msize = msize;
     let asked = asked.ok_or(Errno::INVAL)?;
+    s.fs.forget_waiters(s.link.id, None);
     s.link.linux = asked == Version::Plain;
     s.link.knows_channels = asked >= Version::Google(8);
     let version = asked.min(Version::HIGHEST);
@@ -108,8 +110,10 @@ fn check_path(s: &mut Session<'_>, path: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already.
-pub fn flush(_: Tflush) -> Result<Rflush, Errno> {
+/// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already, unless it waits for
+/// a lock: then it is not, ever.
+pub fn flush(s: &mut Session<'_>, t: Tflush) -> Result<Rflush, Errno> {
+    s.fs.forget_waiters(s.link.id, Some(t.oldtag.0));
     Ok(Rflush {})
 }
 

@@ -51,11 +51,13 @@ impl LockKind {
     }
 }
 
-/// Bytes of a file, both ends included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
-    start: u64,
-    end: u64,
+crate::zeroed_record! {
+    /// Bytes of a file, both ends included.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Span {
+        start: u64,
+        end: u64,
+    }
 }
 
 /// The last byte that a file may have.
@@ -93,13 +95,23 @@ impl Span {
     }
 }
 
-/// A process of a client: two fids of it are one owner, and two processes with one fid are two.
-#[derive(Clone, Copy)]
-pub struct Locker {
-    /// Tells it from all others.
-    pub(super) hash: u64,
-    pub(super) proc_id: u32,
-    pub(super) attach: u16,
+crate::zeroed_record! {
+    /// A process of a client: two fids of it are one owner, and two processes with one fid are two.
+    #[derive(Clone, Copy)]
+    pub struct Locker {
+        /// Tells it from all others.
+        pub(super) hash: u64,
+        proc_id: u32,
+        attach: u16,
+        spare: u16,
+    }
+}
+
+impl Locker {
+    /// Its connection.
+    pub(super) fn attach(self) -> u16 {
+        self.attach
+    }
 }
 
 /// A lock that is in the way.
@@ -110,12 +122,6 @@ pub struct Found {
     pub span: Span,
     /// The client's number of its owner; 0 for a process of the host, which is no client's business.
     pub proc_id: u32,
-}
-
-/// The same, and whose it is.
-pub(super) struct InTheWay {
-    pub(super) owner: u64,
-    found: Found,
 }
 
 crate::zeroed_record! {
@@ -201,28 +207,27 @@ impl Locks {
         self.live + self.used
     }
 
-    /// A lock of one of `whose` that one of `kind` cannot stand beside.
+    /// A lock that one of `kind` cannot stand beside, and its owner, who is `owner` or, without `is_own`, another one.
+    #[inline(never)]
     pub(super) fn first_in_the_way(
         &self,
         file: (u64, u64),
+        (owner, is_own): (u64, bool),
         kind: LockKind,
         span: Span,
-        whose: impl Fn(u64) -> bool,
-    ) -> Option<InTheWay> {
+    ) -> Option<(u64, Found)> {
         self.ranges.iter().take(self.live).find_map(|range| {
             let holder = self.holder(range.holder)?;
             let is = (holder.device, holder.inode) == file
-                && whose(holder.owner)
+                && (holder.owner == owner) == is_own
                 && kind.conflicts(range.kind)
                 && range.span().meets(span);
-            is.then(|| InTheWay {
-                owner: holder.owner,
-                found: Found {
-                    kind: range.kind,
-                    span: range.span(),
-                    proc_id: holder.proc_id,
-                },
-            })
+            let found = || Found {
+                kind: range.kind,
+                span: range.span(),
+                proc_id: holder.proc_id,
+            };
+            is.then(|| (holder.owner, found()))
         })
     }
 
@@ -315,6 +320,7 @@ impl Fs {
             hash: self.key.hash(number, client_id),
             proc_id,
             attach,
+            spare: 0,
         }
     }
 
@@ -341,9 +347,8 @@ impl Fs {
                 return Ok(None);
             }
         } else {
-            let is_others = |holder| holder != owner.hash;
-            let found = self.locks.first_in_the_way(file, kind, span, is_others);
-            if let Some(InTheWay { found, .. }) = found {
+            let others = (owner.hash, false);
+            if let Some((_, found)) = self.locks.first_in_the_way(file, others, kind, span) {
                 return Ok(Some(found));
             }
         }

@@ -1,7 +1,7 @@
 //! Locks that are waited for: a bounded table of Tlocks with BLOCK that are not answered yet.
 //!
-//! **Where they are.** One table of [`LOCK_WAITERS`], in the order of arrival. Half of it is divided evenly among the
-//! connections, the other half is for who comes first. A request that finds no room there is answered as one without
+//! **Where they are.** One table of [`LOCK_WAITERS`]. Half of it is divided evenly among the connections, the other half
+//! is for who comes first. A request that finds no room there is answered as one without
 //! BLOCK. A waiter ends with the open file that it was asked through (`EINTR`), with its connection, with its Tflush, and
 //! with the next Tversion of its connection.
 //!
@@ -38,29 +38,39 @@ use crate::limits::{CONNECTIONS, HOST_LOCK_MS, LOCK_WAITERS, TURN_COST};
 use crate::sys::memory::Region;
 use crate::sys::raw::wall_clock;
 
-/// What a waiter waits for, as far as it was looked at last.
-mod state {
-    /// Nothing: it was not looked at, or its answer has no room.
-    pub(super) const NEW: u8 = 0;
-    /// A lock of another owner, which does not wait itself.
-    pub(super) const LOCK: u8 = 1;
-    /// A lock of another owner, which waits.
-    pub(super) const LOCK_OF_WAITER: u8 = 2;
-    /// An earlier waiter.
-    pub(super) const WAITER: u8 = 3;
-    /// A lock of a process of the host.
-    pub(super) const HOST: u8 = 4;
-    /// Its open file is gone.
-    pub(super) const ENDED: u8 = 5;
-    /// It is to be taken out.
-    pub(super) const GONE: u8 = 6;
+crate::zeroed_record! {
+    /// What a waiter waits for, as far as it was looked at last.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    struct State {
+        number: u8,
+    }
 }
 
-/// Whether a waiter has asked the host. If it has, its owner's open file description stays.
-mod asked {
-    pub(super) const ONCE: u8 = 1;
-    /// And is to ask again.
-    pub(super) const AGAIN: u8 = 2;
+impl State {
+    /// There is no waiter.
+    const GONE: Self = Self { number: 0 };
+    /// Nothing: it was not looked at, or its answer has no room.
+    const NEW: Self = Self { number: 1 };
+    /// A lock of another owner, which does not wait itself.
+    const LOCK: Self = Self { number: 2 };
+    /// A lock of another owner, which waits.
+    const LOCK_OF_WAITER: Self = Self { number: 3 };
+    /// An earlier waiter.
+    const WAITER: Self = Self { number: 4 };
+    /// A lock of a process of the host.
+    const HOST: Self = Self { number: 5 };
+    /// The same, and it is to be asked for now.
+    const HOST_AGAIN: Self = Self { number: 6 };
+    /// Nothing more: its open file is gone.
+    const ENDED: Self = Self { number: 7 };
+
+    fn is_host(self) -> bool {
+        self == Self::HOST || self == Self::HOST_AGAIN
+    }
+
+    fn waits(self) -> bool {
+        self != Self::GONE && self != Self::ENDED
+    }
 }
 
 /// Earlier waiters of which is looked whether they wait for a lock of the asker; it passes those behind them.
@@ -70,26 +80,26 @@ const OWN_CHECKS: usize = 16;
 const ANSWER_COST: usize = 3;
 
 crate::zeroed_record! {
-    /// A request that is not answered.
+    /// A request that is not answered, or nothing.
     #[derive(Clone, Copy)]
-    pub(super) struct Waiter {
-        owner: u64,
+    struct Waiter {
+        owner: Locker,
+        span: Span,
         device: u64,
         inode: u64,
-        start: u64,
-        length: u64,
+        /// The order of arrival.
+        since: u64,
         /// The owner of the lock that it waits for.
         holder: u64,
         node: NodeId,
         open: OpenId,
-        proc_id: u32,
-        attach: u16,
         /// How its client tells it from its others.
         number: u16,
         kind: LockKind,
-        state: u8,
-        asked: u8,
-        spare: [u8; 5],
+        state: State,
+        /// It has asked the host: its owner's open file description stays.
+        has_asked: u8,
+        spare: [u8; 3],
     }
 }
 
@@ -98,37 +108,41 @@ impl Waiter {
         (self.device, self.inode)
     }
 
-    fn span(&self) -> Result<Span, Errno> {
-        Span::new(self.start, self.length)
-    }
-
-    fn locker(&self) -> Locker {
-        Locker {
-            hash: self.owner,
-            proc_id: self.proc_id,
-            attach: self.attach,
-        }
-    }
-
-    /// Whether another owner's request cannot be granted beside this one.
-    fn conflicts(&self, other: &Self) -> bool {
-        self.owner != other.owner
+    /// Whether a request comes behind this one of another owner, and cannot be granted beside it.
+    fn is_before(&self, other: &Self) -> bool {
+        self.state.waits()
+            && self.since < other.since
+            && self.owner.hash != other.owner.hash
             && self.file() == other.file()
             && self.kind.conflicts(other.kind)
-            && matches!((self.span(), other.span()), (Ok(one), Ok(other)) if one.meets(other))
+            && self.span.meets(other.span)
     }
+}
+
+/// Which waiters of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those of this number.
+    Numbered(u16),
+    /// Those whose open file is gone.
+    Ended,
 }
 
 /// All of them.
 pub(super) struct Waiters {
     all: Region<Waiter>,
-    /// The first so many are there.
+    /// They were only ever among so many, since there was none.
+    used: usize,
     live: usize,
+    /// How many have ever come.
+    arrivals: u64,
     /// How many each connection has.
     counts: Region<u16>,
     /// How many each connection has in any case.
     floor: usize,
-    /// How many are there beyond that.
+    /// How many there are beyond that.
     shared: usize,
     /// How many are still to be looked at, and the next of them.
     unsettled: usize,
@@ -136,16 +150,17 @@ pub(super) struct Waiters {
     /// How many wait for locks of the host's processes, and when these were asked for last, milliseconds.
     on_host: usize,
     asked_at: u64,
-    /// How many are [`state::ENDED`].
+    /// How many are [`State::ENDED`].
     ended: usize,
-    is_touched: bool,
 }
 
 impl Waiters {
     pub(super) fn reserve(connections: usize) -> Self {
         Self {
             all: Region::reserve(LOCK_WAITERS),
+            used: 0,
             live: 0,
+            arrivals: 0,
             counts: Region::reserve(CONNECTIONS),
             floor: LOCK_WAITERS / 2 / connections.max(1),
             shared: 0,
@@ -154,7 +169,6 @@ impl Waiters {
             on_host: 0,
             asked_at: 0,
             ended: 0,
-            is_touched: false,
         }
     }
 
@@ -163,7 +177,7 @@ impl Waiters {
     }
 
     fn iter(&self) -> impl Iterator<Item = &Waiter> {
-        self.all.iter().take(self.live)
+        self.all.iter().take(self.used)
     }
 
     fn count(&self, attach: u16) -> usize {
@@ -171,95 +185,87 @@ impl Waiters {
         count.copied().unwrap_or_default().into()
     }
 
-    /// Puts one at the end. False: no room for its connection.
-    fn push(&mut self, waiter: Waiter) -> bool {
-        let is_shared = self.count(waiter.attach) >= self.floor;
-        if is_shared && self.shared >= LOCK_WAITERS / 2 {
-            return false;
+    /// A free place for one of a connection. None: no room.
+    fn place(&self, attach: u16) -> Option<usize> {
+        if self.count(attach) >= self.floor && self.shared >= LOCK_WAITERS / 2 {
+            return None;
         }
-        let (Some(place), Some(count)) = (
-            self.all.get_mut(self.live),
-            self.counts.get_mut(usize::from(waiter.attach)),
-        ) else {
-            return false;
-        };
-        *place = waiter;
-        *count += 1;
-        self.shared += usize::from(is_shared);
-        self.live += 1;
-        self.is_touched = true;
-        true
+        let mut places = self.all.iter();
+        places.position(|place| place.state == State::GONE)
+    }
+
+    /// Puts one there.
+    fn put(&mut self, at: usize, waiter: Waiter) {
+        if let (Some(place), Some(count)) = (
+            self.all.get_mut(at),
+            self.counts.get_mut(usize::from(waiter.owner.attach())),
+        ) {
+            *place = waiter;
+            self.shared += usize::from(usize::from(*count) >= self.floor);
+            *count += 1;
+            self.live += 1;
+            self.used = self.used.max(at + 1);
+        }
     }
 
     /// All are to be looked at, once each.
     pub(super) fn look_again(&mut self) {
-        self.unsettled = self.live;
+        self.unsettled = self.used;
     }
 
     /// Notes what one waits for.
-    fn note(&mut self, at: usize, state: u8, holder: u64) {
+    #[inline(never)]
+    fn note(&mut self, at: usize, state: State, holder: u64) {
         let Some(waiter) = self.all.get_mut(at) else {
             return;
         };
-        let was = core::mem::replace(&mut waiter.state, state);
-        let had = core::mem::replace(&mut waiter.holder, holder);
-        self.on_host += usize::from(state == state::HOST);
-        self.on_host -= usize::from(was == state::HOST);
-        self.ended += usize::from(state == state::ENDED);
-        self.ended -= usize::from(was == state::ENDED);
-        if (was, had) != (state, holder) {
+        let was = (waiter.state, waiter.holder);
+        (waiter.state, waiter.holder) = (state, holder);
+        self.on_host += usize::from(state.is_host());
+        self.on_host -= usize::from(was.0.is_host());
+        self.ended += usize::from(state == State::ENDED);
+        self.ended -= usize::from(was.0 == State::ENDED);
+        if state == State::GONE
+            && let Some(count) = self.counts.get_mut(usize::from(waiter.owner.attach()))
+        {
+            self.shared -= usize::from(usize::from(*count) > self.floor);
+            *count -= 1;
+            self.live -= 1;
+        }
+        if was != (state, holder) {
             self.look_again();
         }
-    }
-
-    /// Takes out those that are gone.
-    fn close_ranks(&mut self) {
-        let mut kept = 0;
-        for at in 0..self.live {
-            let Some(waiter) = self.all.get(at).copied() else {
-                break;
-            };
-            if waiter.state != state::GONE {
-                if let Some(place) = self.all.get_mut(kept) {
-                    *place = waiter;
-                }
-                kept += 1;
-            } else if let Some(count) = self.counts.get_mut(usize::from(waiter.attach)) {
-                self.shared -= usize::from(usize::from(*count) > self.floor);
-                *count -= 1;
-            }
-        }
-        self.live = kept;
-        self.look_again();
     }
 
     /// Whether a process keeps its open file description of a file for a waiter of its.
     pub(super) fn has_asked(&self, file: (u64, u64), owner: u64) -> bool {
         self.iter().any(|waiter| {
-            waiter.asked > 0
-                && waiter.state != state::GONE
-                && waiter.owner == owner
+            waiter.has_asked > 0
+                && waiter.state != State::GONE
+                && waiter.owner.hash == owner
                 && waiter.file() == file
         })
     }
 
     /// An open file is gone: those that asked through it get no lock.
     pub(super) fn end(&mut self, open: OpenId) {
-        for at in 0..self.live {
-            if self.all.get(at).is_some_and(|waiter| waiter.open == open) {
-                self.note(at, state::ENDED, 0);
+        for at in 0..self.used {
+            let mut it = self.all.get(at).into_iter();
+            if it.any(|waiter| waiter.open == open && waiter.state.waits()) {
+                self.note(at, State::ENDED, 0);
             }
         }
     }
 
     pub(super) fn wants_trim(&self) -> bool {
-        self.live == 0 && self.is_touched
+        self.live == 0 && self.used > 0
     }
 
     pub(super) fn trim(&mut self) {
         if self.wants_trim() {
             self.all.discard(0..LOCK_WAITERS);
-            self.is_touched = false;
+            self.used = 0;
+            self.unsettled = 0;
         }
     }
 }
@@ -276,28 +282,27 @@ impl Fs {
         number: u16,
     ) -> Result<Option<bool>, Errno> {
         let (device, inode) = self.node(node)?.file();
-        let has_room = self.waiters.push(Waiter {
-            owner: owner.hash,
+        let Some(at) = self.waiters.place(owner.attach()) else {
+            let found = self.lock((node, open), owner, false, kind, span)?;
+            return Ok(Some(found.is_none()));
+        };
+        self.waiters.arrivals += 1;
+        let waiter = Waiter {
+            owner,
+            span,
             device,
             inode,
-            start: span.start(),
-            length: span.length(),
+            since: self.waiters.arrivals,
             holder: 0,
             node,
             open,
-            proc_id: owner.proc_id,
-            attach: owner.attach,
             number,
             kind,
-            state: state::NEW,
-            asked: 0,
-            spare: [0; 5],
-        });
-        if !has_room {
-            let found = self.lock((node, open), owner, false, kind, span)?;
-            return Ok(Some(found.is_none()));
-        }
-        let at = self.waiters.live - 1;
+            state: State::NEW,
+            has_asked: 0,
+            spare: [0; 3],
+        };
+        self.waiters.put(at, waiter);
         if self.can_answer(at)
             && let Some(done) = self.answer_waiter(at)
         {
@@ -310,96 +315,73 @@ impl Fs {
         Ok(None)
     }
 
-    /// What the one at `at` waits for, and whose lock; [`state::NEW`]: nothing that our clients have.
-    fn look_at(&self, at: usize, asker: &Waiter) -> Result<(u8, u64), Errno> {
-        let (file, kind, span) = (asker.file(), asker.kind, asker.span()?);
-        if let Some(holder) = self
+    /// What a request waits for, and whose lock; [`State::NEW`]: nothing that our clients have.
+    fn look_at(&self, asker: &Waiter) -> (State, u64) {
+        let (file, owner) = (asker.file(), asker.owner.hash);
+        let others = self
             .locks
-            .first_in_the_way(file, kind, span, |owner| owner != asker.owner)
-        {
-            let waits = self
-                .waiters
-                .iter()
-                .any(|other| other.owner == holder.owner && other.state != state::ENDED);
-            let state = if waits {
-                state::LOCK_OF_WAITER
-            } else {
-                state::LOCK
+            .first_in_the_way(file, (owner, false), asker.kind, asker.span);
+        if let Some((holder, _)) = others {
+            let is_it = |it: &Waiter| it.owner.hash == holder && it.state.waits();
+            let state = match self.waiters.iter().any(is_it) {
+                true => State::LOCK_OF_WAITER,
+                false => State::LOCK,
             };
-            return Ok((state, holder.owner));
+            return (state, holder);
         }
-        let (mut checks, mut is_waited_for) = (0, None);
-        for earlier in self.waiters.iter().take(at) {
-            if earlier.state == state::ENDED || !earlier.conflicts(asker) {
-                continue;
-            }
-            checks += 1;
-            if checks > OWN_CHECKS {
-                break;
-            }
-            let span = earlier.span()?;
-            let is_own = |owner| owner == asker.owner;
-            if self
+        let earlier = self.waiters.iter().filter(|it| it.is_before(asker));
+        for earlier in earlier.take(OWN_CHECKS) {
+            let waits_for_another =
+                earlier.state == State::LOCK_OF_WAITER || earlier.state == State::WAITER;
+            let is_passed = self
                 .locks
-                .first_in_the_way(file, earlier.kind, span, is_own)
+                .first_in_the_way(file, (owner, true), earlier.kind, earlier.span)
                 .is_some()
-            {
-                continue;
+                || waits_for_another && self.waiters.iter().any(|it| it.holder == owner);
+            if !is_passed {
+                return (State::WAITER, 0);
             }
-            let is_indirect = matches!(earlier.state, state::LOCK_OF_WAITER | state::WAITER);
-            if is_indirect
-                && *is_waited_for
-                    .get_or_insert_with(|| self.waiters.iter().any(|it| it.holder == asker.owner))
-            {
-                continue;
-            }
-            return Ok((state::WAITER, 0));
         }
-        Ok((state::NEW, 0))
+        (State::NEW, 0)
     }
 
     /// Whether [`Fs::answer_waiter`] may have an answer. Notes what the waiter waits for.
+    #[inline(never)]
     fn can_answer(&mut self, at: usize) -> bool {
         let Some(waiter) = self.waiters.all.get(at).copied() else {
             return false;
         };
-        if waiter.state == state::ENDED {
-            return true;
+        if !waiter.state.waits() {
+            return waiter.state == State::ENDED;
         }
-        self.units += 1 + (self.locks.len() + 3 * self.waiters.live) / STEPS_PER_UNIT;
-        let (state, holder) = self.look_at(at, &waiter).unwrap_or_default();
-        if state != state::NEW || waiter.state != state::HOST {
-            self.waiters.note(at, state, holder);
-            return state == state::NEW;
+        self.units += 1 + (self.locks.len() + 3 * self.waiters.used) / STEPS_PER_UNIT;
+        let (state, holder) = self.look_at(&waiter);
+        if state == State::NEW && waiter.state.is_host() {
+            return waiter.state == State::HOST_AGAIN;
         }
-        waiter.asked == asked::AGAIN
+        self.waiters.note(at, state, holder);
+        state == State::NEW
     }
 
     /// Takes the answer of the waiter at `at` if there is one, and with it the waiter out of the table. None: a lock of
     /// a process of the host is in the way. Errors: `EINTR` its open file is gone; those of [`Fs::lock`].
     pub fn answer_waiter(&mut self, at: usize) -> Option<Result<(), Errno>> {
         let waiter = self.waiters.all.get_mut(at)?;
-        waiter.asked = asked::ONCE;
+        waiter.has_asked = 1;
         let waiter = *waiter;
-        let done = if waiter.state == state::ENDED {
+        let done = if waiter.state == State::ENDED {
             Err(Errno::INTR)
         } else {
             self.units += ANSWER_COST;
             let file = (waiter.node, waiter.open);
-            let done = waiter
-                .span()
-                .and_then(|span| self.lock(file, waiter.locker(), false, waiter.kind, span));
-            match done {
-                Ok(Some(_)) => {
-                    self.waiters.note(at, state::HOST, 0);
-                    return None;
-                }
-                done => done.map(|_| ()),
-            }
+            self.lock(file, waiter.owner, false, waiter.kind, waiter.span)
         };
+        if let Ok(Some(_)) = done {
+            self.waiters.note(at, State::HOST, 0);
+            return None;
+        }
         self.forget_waiter(at);
-        self.waiters.close_ranks();
-        Some(done)
+        Some(done.map(|_| ()))
     }
 
     /// A waiter that can be answered: its place, its connection, and how that tells it from its others. None: there is
@@ -407,14 +389,12 @@ impl Fs {
     pub fn next_waiter(&mut self) -> Option<(usize, u16, u16)> {
         while self.waiters.unsettled > 0 && self.units < TURN_COST {
             self.waiters.unsettled -= 1;
-            let at = match self.waiters.next {
-                next if next < self.waiters.live => next,
-                _ => 0,
-            };
+            let next = self.waiters.next;
+            let at = if next < self.waiters.used { next } else { 0 };
             self.waiters.next = at + 1;
             if self.can_answer(at) {
                 let waiter = self.waiters.all.get(at)?;
-                return Some((at, waiter.attach, waiter.number));
+                return Some((at, waiter.owner.attach(), waiter.number));
             }
         }
         None
@@ -435,45 +415,35 @@ impl Fs {
         self.waiters.count(attach)
     }
 
-    /// Takes those of a connection out whose open file is gone, and names each.
-    pub fn take_ended(&mut self, attach: u16, mut each: impl FnMut(u16)) {
-        if self.waiters.ended > 0 {
-            self.forget(|waiter| {
-                let is_it = waiter.attach == attach && waiter.state == state::ENDED;
-                if is_it {
-                    each(waiter.number);
-                }
-                is_it
-            });
+    /// Takes some waiters of a connection out, and tells the number of each.
+    #[inline(never)]
+    pub fn forget_waiters(&mut self, attach: u16, which: Which, each: &mut dyn FnMut(u16)) {
+        if self.waiter_count(attach) == 0 || which == Which::Ended && self.waiters.ended == 0 {
+            return;
         }
-    }
-
-    /// A connection's requests are not waited for any more; with a number, those of that number.
-    pub fn forget_waiters(&mut self, attach: u16, number: Option<u16>) {
-        if self.waiter_count(attach) > 0 {
-            self.forget(|waiter| {
-                waiter.attach == attach && number.is_none_or(|number| waiter.number == number)
-            });
-        }
-    }
-
-    fn forget(&mut self, mut which: impl FnMut(&Waiter) -> bool) {
-        for at in 0..self.waiters.live {
-            if self.waiters.all.get(at).is_some_and(&mut which) {
+        for at in 0..self.waiters.used {
+            let Some(waiter) = self.waiters.all.get(at) else {
+                return;
+            };
+            let is_it = match which {
+                Which::All => true,
+                Which::Numbered(number) => waiter.number == number,
+                Which::Ended => waiter.state == State::ENDED,
+            };
+            if is_it && waiter.owner.attach() == attach && waiter.state != State::GONE {
+                each(waiter.number);
                 self.forget_waiter(at);
             }
         }
-        self.waiters.close_ranks();
     }
 
-    /// Gives up what a waiter has.
+    /// Takes one out, and gives up what it has.
     fn forget_waiter(&mut self, at: usize) {
-        let Some(waiter) = self.waiters.all.get(at).copied() else {
-            return;
-        };
-        self.waiters.note(at, state::GONE, 0);
-        if waiter.asked > 0 {
-            self.close_unless_used(waiter.file(), waiter.owner);
+        self.waiters.note(at, State::GONE, 0);
+        if let Some(waiter) = self.waiters.all.get(at)
+            && waiter.has_asked > 0
+        {
+            self.close_unless_used(waiter.file(), waiter.owner.hash);
         }
     }
 
@@ -495,9 +465,9 @@ impl Fs {
             return Some(HOST_LOCK_MS - gone);
         }
         self.waiters.asked_at = now;
-        for waiter in self.waiters.all.iter_mut().take(self.waiters.live) {
-            if waiter.state == state::HOST {
-                waiter.asked = asked::AGAIN;
+        for waiter in self.waiters.all.iter_mut().take(self.waiters.used) {
+            if waiter.state == State::HOST {
+                waiter.state = State::HOST_AGAIN;
             }
         }
         self.waiters.look_again();

@@ -13,7 +13,7 @@ use crate::p9::messages::*;
 use crate::p9::show::Shown;
 use crate::p9::wire::{Data, Field, HEADER_BYTES, Header, Reader, Tag, Writer};
 use crate::text;
-use crate::text::Arg::{Number, Of, Said, Signed};
+use crate::text::Arg::{Number, Of, Raw, Said, Signed};
 
 /// What a handler works on.
 pub struct Session<'a> {
@@ -160,13 +160,8 @@ pub fn answer_lock(
     };
     if log.debug {
         let (name, number) = (Signed(link.name.into()), Number(tag.into()));
-        match done {
-            Ok(()) => log.debug(text!("FD % tag % has waited -> done", name, number)),
-            Err(errno) => {
-                let errno = Of(errno);
-                log.debug(text!("FD % tag % has waited -> %", name, number, errno));
-            }
-        }
+        let done = done.map_or_else(Of, |()| Raw(b"done"));
+        log.debug(text!("FD % tag % has waited -> %", name, number, done));
     }
     finish(&mut out, kind, Tag(tag))
 }

@@ -27,6 +27,7 @@ use self::dispatch::{Policy, Session, answer_lock, dispatch};
 use self::fids::Fids;
 use self::values::Values;
 use crate::fs::Fs;
+use crate::fs::waiters::Which;
 use crate::limits::{
     FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES,
     TURN_COST, TURN_COST_ALONE,
@@ -354,7 +355,9 @@ impl<'a> Server<'a> {
             return;
         };
         if let Place::Live(connection) = place {
-            self.common.fs.forget_waiters(connection.link.id, None);
+            self.common
+                .fs
+                .forget_waiters(connection.link.id, Which::All, &mut |_| {});
             self.common
                 .channels
                 .end(Some(connection.link.id), &mut self.common.fs);
@@ -480,13 +483,17 @@ fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
 fn interrupt(connection: &mut Connection, common: &mut Common<'_>, reply: usize) {
     let (_, room, link) = connection.parts(0..0);
     let (link, log, mut end) = (&*link, common.log, reply);
-    common.fs.take_ended(link.id, |tag| {
+    common.fs.forget_waiters(link.id, Which::Ended, &mut |tag| {
         let rest = room.get_mut(end..).unwrap_or_default();
         end += answer_lock(log, link, tag, Err(Errno::INTR), rest);
     });
-    if end > reply {
-        let written = room.get_mut(..end).unwrap_or_default();
-        written.rotate_left(reply);
+    if end > reply
+        && let Some(written) = room.get_mut(..end)
+    {
+        let (own, late) = written.split_at_mut(reply.min(end));
+        own.reverse();
+        late.reverse();
+        written.reverse();
         connection.answer(0, end - reply, None);
     }
 }

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::fs::attr::Meta;
 use crate::fs::name::Name;
+use crate::fs::waiters::Which;
 use crate::limits::{FRAME_BYTES, WALK_NAMES};
 use crate::p9::messages::{Message, Rattach, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion};
 use crate::p9::version::Version;
@@ -30,7 +31,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
     };
     s.link.msize = msize;
     let asked = asked.ok_or(Errno::INVAL)?;
-    s.fs.forget_waiters(s.link.id, None);
+    s.fs.forget_waiters(s.link.id, Which::All, &mut |_| {});
     s.link.linux = asked == Version::Plain;
     s.link.knows_channels = asked >= Version::Google(8);
     let version = asked.min(Version::HIGHEST);
@@ -113,7 +114,7 @@ fn check_path(s: &mut Session<'_>, path: &[u8]) -> Result<(), Errno> {
 /// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already, unless it waits for
 /// a lock: then it is not, ever.
 pub fn flush(s: &mut Session<'_>, t: Tflush) -> Result<Rflush, Errno> {
-    s.fs.forget_waiters(s.link.id, Some(t.oldtag.0));
+    s.fs.forget_waiters(s.link.id, Which::Numbered(t.oldtag.0), &mut |_| {});
     Ok(Rflush {})
 }
 

@@ -14,19 +14,20 @@
 //! What each waiter waits for is noted when it is looked at, and a note that changes has all looked at again. Last for
 //! locks of the host's processes.
 //!
-//! **How they are woken.** Whatever may let one go (a lock given back, changed or taken, a waiter gone, room in a send
-//! buffer) has all of them looked at, one after the other, round and round, a turn's worth ([`TURN_COST`]) between two
-//! looks at the peers. No timer runs. A look costs one pass over the locks, three over the waiters, and at most
-//! [`OWN_CHECKS`] more over the locks: 80,000 short steps where every table is full.
+//! **How they are woken.** Whatever may let one go (a lock given back, changed or taken, a waiter gone) has all of them
+//! looked at, one after the other, round and round, a turn's worth ([`TURN_COST`]) between two looks at the peers. No
+//! timer runs. A look costs one pass over the locks, three over the waiters, and at most [`OWN_CHECKS`] more over both:
+//! some 100,000 short steps where every table is full.
 //!
 //! **Locks of the host's processes.** Nothing tells when they go. A waiter for one keeps its open file description and
 //! asks again every [`HOST_LOCK_MS`], all of them together, by the one timer of the loop's wait.
 //!
-//! **Answers.** Who serves the connections asks for the next waiter that can be answered ([`Fs::next_waiter`]) and takes
-//! the answer ([`Fs::answer_waiter`]) only where it has room for it: until then nothing is locked.
+//! **Answers.** Who serves the connections asks for the next waiter that can be answered ([`Fs::next_waiter`]), and takes
+//! the answer ([`Fs::answer_waiter`]). A connection begins no request without room for its reply and for those of all its
+//! waiters, so nothing is locked whose answer has no room.
 //!
 //! **Deadlocks of clients** are not looked for, there is no `EDEADLK`: Linux's client looks among its own processes before
-//! it asks (fcntl(2)), and ends a wait by a signal (Tflush). A server would be wrong: locks of open file descriptions and
+//! it asks (fcntl(2)), and a signal ends its wait (Tflush). A server would be wrong: locks of open file descriptions and
 //! of flock(2) come with the number of their process, of which another thread may run.
 
 use rustix::io::Errno;
@@ -49,7 +50,7 @@ crate::zeroed_record! {
 impl State {
     /// There is no waiter.
     const GONE: Self = Self { number: 0 };
-    /// Nothing: it was not looked at, or its answer has no room.
+    /// Nothing: it was not looked at, or can be answered.
     const NEW: Self = Self { number: 1 };
     /// A lock of another owner, which does not wait itself.
     const LOCK: Self = Self { number: 2 };
@@ -403,11 +404,6 @@ impl Fs {
     /// Whether waiters are still to be looked at.
     pub fn is_unsettled(&self) -> bool {
         self.waiters.unsettled > 0
-    }
-
-    /// They are, once more: there is room for answers.
-    pub fn look_again(&mut self) {
-        self.waiters.look_again();
     }
 
     /// How many requests of a connection wait.

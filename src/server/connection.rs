@@ -90,6 +90,9 @@ pub fn listen(socket: &OwnedFd) -> Result<(), Errno> {
     set_receive_timeout(socket.as_fd(), TRIM_AFTER_MS.unsigned_abs())
 }
 
+/// What a number may write at once, beyond its reply.
+const NUMBER_BYTES: usize = 8;
+
 /// A connection that has not ended.
 pub struct Connection {
     socket: OwnedFd,
@@ -258,7 +261,9 @@ impl Connection {
         let has = self.output.len() - self.replies.end >= bytes && self.donation_count < DONATIONS;
         self.waits_for_room = !has;
         // A request that fails may have written all of it, and a number writes eight bytes.
-        self.output_touched = self.output_touched.max(self.replies.end + bytes + 8);
+        self.output_touched = self
+            .output_touched
+            .max(self.replies.end + bytes + NUMBER_BYTES);
         has
     }
 
@@ -285,6 +290,7 @@ impl Connection {
             self.donation_count += 1;
         }
         self.replies.end += reply;
+        self.output_touched = self.output_touched.max(self.replies.end + NUMBER_BYTES);
     }
 
     /// Moves a frame that the buffer's end cuts to its start; once for each frame at the most.
@@ -342,9 +348,7 @@ impl Connection {
             }
         }
         self.replies = 0..0;
-        if core::mem::take(&mut self.waits_for_room) {
-            fs.look_again();
-        }
+        self.waits_for_room = false;
         Sent::All
     }
 

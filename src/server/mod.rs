@@ -229,19 +229,13 @@ impl<'a> Server<'a> {
             let Some(Place::Live(connection)) = self.places.get_mut(id) else {
                 return; // cannot be: its waiters end with a connection
             };
-            let mut sent = Sent::All;
-            if !connection.has_room(Rlerror::LEAST) {
-                sent = connection.flush(&mut common.fs);
-            }
-            if sent == Sent::All
-                && let Some(done) = common.fs.answer_waiter(at)
-            {
-                let (_, room, link) = connection.parts(0..0);
-                let reply = answer_lock(common.log, link, tag, done, room);
-                connection.answer(0, reply, None);
-                sent = connection.flush(&mut common.fs);
-            }
-            match sent {
+            let Some(done) = common.fs.answer_waiter(at) else {
+                continue;
+            };
+            let (_, room, link) = connection.parts(0..0);
+            let reply = answer_lock(common.log, link, tag, done, room);
+            connection.answer(0, reply, None);
+            match connection.flush(&mut common.fs) {
                 Sent::All => {}
                 Sent::Blocked => self.listening = 0,
                 Sent::Lost => self.end(id),
@@ -479,7 +473,7 @@ fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
 }
 
 /// Answers those that wait for locks through a fid which the request just handled has given up, before its own reply of
-/// `reply` bytes, for which there was room.
+/// `reply` bytes.
 fn interrupt(connection: &mut Connection, common: &mut Common<'_>, reply: usize) {
     let (_, room, link) = connection.parts(0..0);
     let (link, log, mut end) = (&*link, common.log, reply);
@@ -521,7 +515,7 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Op
             cost += 1;
             continue;
         }
-        // Any request may give a fid up, and end what waits for locks through it.
+        // Those that wait for locks keep room for their replies.
         let late = common.fs.waiter_count(connection.link.id) * Rlerror::LEAST;
         let bound = connection.reply_bound(header, &body) + late;
         if !connection.has_room(bound) {

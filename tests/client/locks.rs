@@ -781,6 +781,205 @@ fn locks_that_wait_for_each_other_wait_until_one_is_flushed() {
     granted(one, first);
 }
 
+/// Bytes that owners of the random test lock.
+const BYTES: usize = 8;
+const OWNERS: usize = 6;
+
+/// What a waiter of the random test asks for.
+#[derive(Clone, Debug)]
+struct Asked {
+    owner: usize,
+    tag: u16,
+    kind: u8,
+    bytes: std::ops::Range<usize>,
+}
+
+impl Asked {
+    fn overlaps(&self, other: &Asked) -> bool {
+        self.owner != other.owner
+            && (self.kind == WRITE || other.kind == WRITE)
+            && self.bytes.start < other.bytes.end
+            && other.bytes.start < self.bytes.end
+    }
+}
+
+/// What owners have, a kind for each byte, and who waits, in order.
+#[derive(Default, Debug)]
+struct Model {
+    has: [[Option<u8>; BYTES]; OWNERS],
+    waiting: Vec<Asked>,
+}
+
+impl Model {
+    /// Whether a lock of `owner` is in the way.
+    fn keeps(&self, owner: usize, asked: &Asked) -> bool {
+        let of = &self.has[owner][asked.bytes.clone()];
+        let conflicts = |has: &Option<u8>| has.is_some_and(|has| has.max(asked.kind) == WRITE);
+        owner != asked.owner && of.iter().any(conflicts)
+    }
+
+    fn is_kept(&self, asked: &Asked) -> bool {
+        (0..OWNERS).any(|owner| self.keeps(owner, asked))
+    }
+
+    /// Waiters are granted. What came earlier, is passed and still waits is what waits for a lock of their owner; or that
+    /// keeps somebody else waiting.
+    fn grant(&mut self, tags: &BTreeSet<u16>) {
+        let was = Model {
+            has: self.has,
+            waiting: self.waiting.clone(),
+        };
+        self.waiting.retain(|asked| !tags.contains(&asked.tag));
+        let granted = |asked: &&Asked| tags.contains(&asked.tag);
+        for asked in was.waiting.iter().filter(granted) {
+            self.has[asked.owner][asked.bytes.clone()].fill(Some(asked.kind));
+        }
+        for (at, asked) in was.waiting.iter().enumerate() {
+            if !granted(&asked) {
+                continue;
+            }
+            assert!(!self.is_kept(asked), "{asked:?} in {self:#?}");
+            let is_waited_for = self.waiting.iter().any(|it| was.keeps(asked.owner, it));
+            for earlier in &was.waiting[..at] {
+                assert!(
+                    tags.contains(&earlier.tag) || !earlier.overlaps(asked) || is_waited_for,
+                    "{asked:?} passed {earlier:?} in {was:#?}"
+                );
+            }
+        }
+    }
+
+    /// Whoever waits has a reason: a lock, or an earlier waiter that does not wait for a lock of its own.
+    fn check(&self) {
+        for (at, asked) in self.waiting.iter().enumerate() {
+            let is_behind =
+                |earlier: &Asked| earlier.overlaps(asked) && !self.keeps(asked.owner, earlier);
+            assert!(
+                self.is_kept(asked) || self.waiting[..at].iter().any(is_behind),
+                "{asked:?} waits for nothing in {self:#?}"
+            );
+        }
+    }
+
+    /// Whether owners wait for each other's locks in a circle, which is their own doing.
+    fn has_circle(&self) -> bool {
+        let mut waits: Vec<&Asked> = self.waiting.iter().collect();
+        loop {
+            // Whoever waits for nobody that waits is in none.
+            let left: Vec<&Asked> = waits
+                .iter()
+                .copied()
+                .filter(|asked| waits.iter().any(|other| self.keeps(other.owner, asked)))
+                .collect();
+            if left.len() == waits.len() {
+                return !left.is_empty();
+            }
+            waits = left;
+        }
+    }
+}
+
+/// The replies up to that of one more request; those of locks are granted in the model.
+fn catch_up(clients: &mut [Client], model: &mut Model) {
+    let mut granted = BTreeSet::new();
+    for at in [0, 1, 0, 1] {
+        let client = &mut clients[at];
+        let fence = client.next_tag();
+        client.send(&t::statfs(fence, ROOT)).unwrap();
+        loop {
+            let reply = client.recv().unwrap();
+            if reply.tag == fence {
+                break;
+            }
+            let tag = reply.tag;
+            assert_eq!(reply.answer::<Rstatus>(52, tag).unwrap().status, DONE);
+            granted.insert(tag);
+        }
+    }
+    model.grant(&granted);
+    model.check();
+}
+
+/// Against a table of bytes and a list of who waits. Owners that do not wait let everything go in the end: then nobody
+/// waits but who is in a circle of locks.
+#[test]
+fn locks_that_wait_are_granted_as_a_table_of_bytes_says() {
+    let mut guests = guests(2);
+    let clients = guests.clients.as_mut_slice();
+    let mut random = 7u64;
+    let mut next = |below: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33) as usize % below
+    };
+    let (mut tag, mut waited) = (1_000, 0);
+    for _ in 0..400 {
+        let mut model = Model::default();
+        for _ in 0..24 {
+            let owner = next(OWNERS);
+            if model.waiting.iter().any(|asked| asked.owner == owner) {
+                continue;
+            }
+            let start = next(BYTES);
+            let bytes = start..(start + 1 + next(4)).min(BYTES);
+            let (from, length) = (bytes.start as u64, bytes.len() as u64);
+            let client = &mut clients[owner % 2];
+            if next(4) == 0 {
+                let fid = 2 + next(2) as u32;
+                assert_eq!(
+                    lock(client, fid, owner as u32, UNLOCK, (from, length)),
+                    DONE
+                );
+                model.has[owner][bytes].fill(None);
+            } else {
+                tag += 1;
+                let kind = next(2) as u8;
+                let request = t::lock(tag, 2, kind, WAIT, from, length, owner as u32, HOST);
+                client.send(&request).unwrap();
+                model.waiting.push(Asked {
+                    owner,
+                    tag,
+                    kind,
+                    bytes,
+                });
+            }
+            catch_up(clients, &mut model);
+            waited += model.waiting.len();
+            tag %= 30_000;
+            tag = tag.max(1_000);
+        }
+        loop {
+            let is_free = |owner: &usize| {
+                !model.waiting.iter().any(|asked| asked.owner == *owner)
+                    && model.has[*owner].iter().any(Option::is_some)
+            };
+            let Some(owner) = (0..OWNERS).find(is_free) else {
+                break;
+            };
+            let client = &mut clients[owner % 2];
+            assert_eq!(lock(client, 2, owner as u32, UNLOCK, (0, 0)), DONE);
+            model.has[owner].fill(None);
+            catch_up(clients, &mut model);
+        }
+        assert!(model.waiting.is_empty() || model.has_circle(), "{model:#?}");
+        // Those end by their signals.
+        while let Some(asked) = model.waiting.first().cloned() {
+            let client = &mut clients[asked.owner % 2];
+            client.flush(asked.tag).unwrap();
+            model.waiting.remove(0);
+            catch_up(clients, &mut model);
+        }
+        for owner in 0..OWNERS {
+            assert_eq!(
+                lock(&mut clients[owner % 2], 2, owner as u32, UNLOCK, (0, 0)),
+                DONE
+            );
+        }
+    }
+    assert!(waited > 5_000, "{waited}");
+}
+
 // ---- how a wait ends ----
 
 #[test]

@@ -50,7 +50,7 @@ crate::zeroed_record! {
 impl State {
     /// There is no waiter.
     const GONE: Self = Self { number: 0 };
-    /// Nothing: it was not looked at, or can be answered.
+    /// Nothing: it has just come, or is about to be answered.
     const NEW: Self = Self { number: 1 };
     /// A lock of another owner, which does not wait itself.
     const LOCK: Self = Self { number: 2 };
@@ -233,7 +233,8 @@ impl Waiters {
             *count -= 1;
             self.live -= 1;
         }
-        if was != (state, holder) {
+        // One that has just come stands in nobody's way yet.
+        if was != (state, holder) && was.0 != State::NEW {
             self.look_again();
         }
     }

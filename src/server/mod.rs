@@ -214,7 +214,7 @@ impl<'a> Server<'a> {
         }
         self.listening = if all_listen { live } else { 0 };
         self.settle();
-        if self.common.fs.reap(RELEASES_PER_TURN) {
+        if self.common.fs.reap(RELEASES_PER_TURN) || self.common.fs.is_unsettled() {
             Left::Work
         } else {
             left
@@ -253,11 +253,7 @@ impl<'a> Server<'a> {
             let Some(Place::Live(connection)) = self.places.get_mut(self.last) else {
                 return false;
             };
-            if self.listening == 0
-                || !connection.wants_trim()
-                || self.common.fs.waits_for_host()
-                || self.common.fs.is_unsettled()
-            {
+            if self.listening == 0 || !connection.wants_trim() || self.common.fs.waits_for_host() {
                 return false; // somebody has more to do than to listen, or it was quiet
             }
             let is_alone = self.listening == 1;
@@ -385,7 +381,6 @@ impl<'a> Server<'a> {
             }
         }
         let host_ms = self.common.fs.host_locks_due();
-        let only_look = only_look || self.common.fs.is_unsettled();
         let untrimmed = self.wants_trim();
         let timeout_ms = if only_look {
             0

@@ -1,18 +1,22 @@
 //! Locks that are waited for: a bounded table of Tlocks with BLOCK that are not answered yet.
 //!
 //! **Where they are.** One table of [`LOCK_WAITERS`]. Half of it is divided evenly among the connections, the other half
-//! is for who comes first. A request that finds no room there is answered as one without
-//! BLOCK. A waiter ends with the open file that it was asked through (`EINTR`), with its connection, with its Tflush, and
-//! with the next Tversion of its connection.
+//! is for who comes first. A request that finds no room there is answered as one without BLOCK. A waiter ends with the
+//! open file that it was asked through (`EINTR`), with its connection, with its Tflush, and with the next Tversion of its
+//! connection. An unlock does not end what its owner waits for, nor does a second request of the same tag.
 //!
 //! **What one waits for.** First for locks of other owners. Then for waiters of other owners that came earlier and ask for
 //! what conflicts, so that a writer gets its turn among readers. Never for one that itself waits for a lock of the
-//! asker: who asks for more of what it has (an upgrade) would wait for those that wait for it. The same may come about
-//! through others: the asker keeps somebody waiting, and the earlier waiter waits for an owner that itself waits.
-//! That chain is not followed, the asker passes. So a wait for another waiter is never part of a circle: what it leads
-//! to is an owner that runs, a process of the host, or an earlier waiter; and nobody waits for a lock of who waits so.
-//! What each waiter waits for is noted when it is looked at, and a note that changes has all looked at again. Last for
-//! locks of the host's processes.
+//! asker: who asks for more of what it has (an upgrade) would wait for those that wait for it. Last for locks of the
+//! host's processes.
+//!
+//! A circle may also go through others: the asker's lock is waited for by an owner whose lock the earlier waiter waits
+//! for. That chain is not followed. Where the asker has a lock that somebody waits for, and the earlier waiter waits for an
+//! owner that itself waits, or for another waiter, the asker passes, too. So no wait for a waiter is part of a circle. If
+//! one were, either its asker has a lock that somebody waits for: then the waiter waits for an owner that waits for
+//! nothing, which is in no circle. Or it has none: then whoever waits for the asker waits for its request, which came
+//! earlier, and so on around; but nobody comes earlier than oneself. For this, what each waits for is noted when it is
+//! looked at, and a note that changes has all looked at again.
 //!
 //! **How they are woken.** Whatever may let one go (a lock given back, changed or taken, a waiter gone) has all of them
 //! looked at, one after the other, round and round, a turn's worth ([`TURN_COST`]) between two looks at the peers. No
@@ -27,8 +31,8 @@
 //! waiters, so nothing is locked whose answer has no room.
 //!
 //! **Deadlocks of clients** are not looked for, there is no `EDEADLK`: Linux's client looks among its own processes before
-//! it asks (fcntl(2)), and a signal ends its wait (Tflush). A server would be wrong: locks of open file descriptions and
-//! of flock(2) come with the number of their process, of which another thread may run.
+//! it asks (fcntl(2)), and a process that is killed ends its wait (Tflush). A server would be wrong: locks of open file
+//! descriptions and of flock(2) come with the number of their process, of which another thread may run.
 
 use rustix::io::Errno;
 

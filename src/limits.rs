@@ -68,6 +68,13 @@ pub const LOCKS: usize = 4096;
 /// Pairs of a file and a client's process that has locks on it; each holds a descriptor. Full: `ENOLCK`.
 pub const LOCK_HOLDERS: usize = 1024;
 
+/// Locks that are waited for, of all connections together; half of them are divided evenly among the connections.
+/// Full: the answer is that the lock is blocked.
+pub const LOCK_WAITERS: usize = 2048;
+
+/// Time between two questions for a lock that a process of the host has, milliseconds.
+pub const HOST_LOCK_MS: i32 = 5;
+
 /// Host devices told apart in the qids of one attach point: 8 bits of qid.path. More: `EREMOTEIO`.
 pub const DEVICES: usize = 256;
 
@@ -164,6 +171,9 @@ const _: () = {
     assert!(XATTRS < u16::MAX as usize && XATTR_BYTES.is_multiple_of(PAGE_BYTES));
     assert!(INPUT_BYTES > FRAME_BYTES);
     assert!(CONNECTIONS <= u16::MAX as usize);
+    assert!(LOCK_WAITERS / 2 / CONNECTIONS >= 4);
+    // A clunk ends them all, each with an error of 11 bytes before its own reply, whatever that is.
+    assert!(OUTPUT_BYTES >= FRAME_BYTES + SMALL_REPLY_BYTES + 11 * LOCK_WAITERS);
     assert!(FIDS < u32::MAX as usize);
     assert!(NODES < u32::MAX as usize);
     assert!(OPENS < u32::MAX as usize);

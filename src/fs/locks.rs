@@ -1,4 +1,4 @@
-//! Byte-range locks of Linux's clients. Nothing here waits.
+//! Byte-range locks of Linux's clients. Nothing here waits: [`super::waiters`] does.
 //!
 //! Clients' processes meet in a table of ranges. Each of them that has locks on a file (a *holder*) also
 //! has an open file description of its own on it, on which the host keeps the same locks (fcntl(2),
@@ -44,13 +44,20 @@ impl LockKind {
     pub fn byte(self) -> u8 {
         self.byte
     }
+
+    /// Whether one cannot stand beside the other.
+    pub(super) fn conflicts(self, other: Self) -> bool {
+        self == Self::WRITE || other == Self::WRITE
+    }
 }
 
-/// Bytes of a file, both ends included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
-    start: u64,
-    end: u64,
+crate::zeroed_record! {
+    /// Bytes of a file, both ends included.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Span {
+        start: u64,
+        end: u64,
+    }
 }
 
 /// The last byte that a file may have.
@@ -83,18 +90,28 @@ impl Span {
         }
     }
 
-    fn meets(self, other: Self) -> bool {
+    pub(super) fn meets(self, other: Self) -> bool {
         self.start <= other.end && other.start <= self.end
     }
 }
 
-/// A process of a client: two fids of it are one owner, and two processes with one fid are two.
-#[derive(Clone, Copy)]
-pub struct Locker {
-    /// Tells it from all others.
-    hash: u64,
-    proc_id: u32,
-    attach: u16,
+crate::zeroed_record! {
+    /// A process of a client: two fids of it are one owner, and two processes with one fid are two.
+    #[derive(Clone, Copy)]
+    pub struct Locker {
+        /// Tells it from all others.
+        pub(super) hash: u64,
+        proc_id: u32,
+        attach: u16,
+        spare: u16,
+    }
+}
+
+impl Locker {
+    /// Its connection.
+    pub(super) fn attach(self) -> u16 {
+        self.attach
+    }
 }
 
 /// A lock that is in the way.
@@ -108,7 +125,7 @@ pub struct Found {
 }
 
 crate::zeroed_record! {
-    /// A file and a process that has locks on it.
+    /// A file and a process that has locks on it, or has asked for one that it waits for.
     struct Holder {
         owner: u64,
         device: u64,
@@ -179,26 +196,38 @@ impl Locks {
         (None, free)
     }
 
-    /// Another owner's lock that one of `kind` cannot stand beside.
-    fn in_the_way(
+    /// Whether an owner has locks, on whatever file.
+    pub(super) fn is_holder(&self, owner: u64) -> bool {
+        let mut holders = self.holders.iter().take(self.used);
+        holders.any(|holder| holder.fd.is_some() && holder.owner == owner)
+    }
+
+    /// Ranges and holders to be looked through.
+    pub(super) fn len(&self) -> usize {
+        self.live + self.used
+    }
+
+    /// A lock that one of `kind` cannot stand beside, and its owner, who is `owner` or, without `is_own`, another one.
+    #[inline(never)]
+    pub(super) fn first_in_the_way(
         &self,
         file: (u64, u64),
-        owner: Locker,
+        (owner, is_own): (u64, bool),
         kind: LockKind,
         span: Span,
-    ) -> Option<Found> {
+    ) -> Option<(u64, Found)> {
         self.ranges.iter().take(self.live).find_map(|range| {
             let holder = self.holder(range.holder)?;
-            let range_kind = range.kind;
             let is = (holder.device, holder.inode) == file
-                && holder.owner != owner.hash
-                && (kind == LockKind::WRITE || range_kind == LockKind::WRITE)
+                && (holder.owner == owner) == is_own
+                && kind.conflicts(range.kind)
                 && range.span().meets(span);
-            is.then(|| Found {
-                kind: range_kind,
+            let found = || Found {
+                kind: range.kind,
                 span: range.span(),
                 proc_id: holder.proc_id,
-            })
+            };
+            is.then(|| (holder.owner, found()))
         })
     }
 
@@ -291,6 +320,7 @@ impl Fs {
             hash: self.key.hash(number, client_id),
             proc_id,
             attach,
+            spare: 0,
         }
     }
 
@@ -309,7 +339,7 @@ impl Fs {
         span: Span,
     ) -> Result<Option<Found>, Errno> {
         // Looking through the table is work, if it is long.
-        self.units += (self.locks.live + self.locks.used) / STEPS_PER_UNIT;
+        self.units += self.locks.len() / STEPS_PER_UNIT;
         let file = self.node(node)?.file();
         let (known, free) = self.locks.find(file, owner.hash);
         if kind == LockKind::NONE {
@@ -317,9 +347,9 @@ impl Fs {
                 return Ok(None);
             }
         } else {
-            let found = self.locks.in_the_way(file, owner, kind, span);
-            if found.is_some() {
-                return Ok(found);
+            let others = (owner.hash, false);
+            if let Some((_, found)) = self.locks.first_in_the_way(file, others, kind, span) {
+                return Ok(Some(found));
             }
         }
         // To give back takes room only where it leaves something on both sides.
@@ -360,11 +390,9 @@ impl Fs {
             if done.is_ok() {
                 lock.l_type = LockKind::NONE.byte.into();
                 self.locks.put(at, open, kind, span);
+                self.waiters.look_again();
             }
-            let mut ranges = self.locks.ranges.iter().take(self.locks.live);
-            if !ranges.any(|range| range.holder == at) {
-                self.close_holder(at);
-            }
+            self.close_unless_used(file, owner.hash);
         }
         match done {
             Ok(()) | Err(Errno::AGAIN | Errno::ACCESS) => {}
@@ -417,6 +445,17 @@ impl Fs {
         Ok(())
     }
 
+    /// Closes the description of a process that has no locks on a file and waits for none of the host's.
+    #[inline(never)]
+    pub(super) fn close_unless_used(&mut self, file: (u64, u64), owner: u64) {
+        if let (Some(at), _) = self.locks.find(file, owner) {
+            let mut ranges = self.locks.ranges.iter().take(self.locks.live);
+            if !ranges.any(|range| range.holder == at) && !self.waiters.has_asked(file, owner) {
+                self.close_holder(at);
+            }
+        }
+    }
+
     /// Closing the description gives back whatever the host kept for it.
     fn close_holder(&mut self, at: u32) {
         if let Some(holder) = self.locks.holders.get_mut(at as usize)
@@ -429,8 +468,9 @@ impl Fs {
     }
 
     /// Gives back all locks on the file of every process that took one through `open`: as when a process
-    /// closes any of its descriptors of a file.
+    /// closes any of its descriptors of a file. What waits to be taken through it is not granted.
     pub(super) fn end_locks(&mut self, open: OpenId) {
+        self.waiters.end(open);
         for at in 0..self.locks.live {
             if let Some(range) = self.locks.ranges.get(at)
                 && range.open == open
@@ -447,6 +487,7 @@ impl Fs {
                 at += 1;
             } else {
                 self.locks.take_out(at);
+                self.waiters.look_again();
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod file;
 pub mod locks;
 pub mod name;
 pub mod tree;
+pub mod waiters;
 pub mod xattr;
 
 use self::attach::{Attach, Devices};
@@ -19,6 +20,7 @@ use self::attr::Special;
 use self::file::{Open, Reopen};
 use self::locks::Locks;
 use self::tree::Node;
+use self::waiters::Waiters;
 use crate::limits::{DESCRIPTORS_FOR_OPENS, NODES, OPENS};
 use crate::sys::arena::List;
 use crate::tables::{Id, Index, Key, Names, Slab};
@@ -38,6 +40,7 @@ pub struct Fs {
     opens: Slab<Open>,
     devices: Devices,
     locks: Locks,
+    waiters: Waiters,
     /// Nodes that nobody refers to, to be closed; chained by `link`.
     released: NodeId,
     /// Descriptors held by nodes and opens.
@@ -73,6 +76,7 @@ impl Fs {
             opens: Slab::reserve(capacity.min(OPENS)),
             devices: Devices::reserve(attaches.len()),
             locks: Locks::reserve(),
+            waiters: Waiters::reserve(attaches.len()),
             attaches,
             released: Id::NONE,
             held,
@@ -105,7 +109,8 @@ impl Fs {
             || self.opens.wants_trim()
             || self.names.wants_trim()
             || self.index.wants_trim()
-            || self.locks.wants_trim()
+            || self.locks.wants_trim() && self.waiters.is_empty()
+            || self.waiters.wants_trim()
     }
 
     /// Gives memory back that holds no record, looking at `bytes` of each table.
@@ -114,6 +119,9 @@ impl Fs {
         self.opens.trim(bytes);
         self.names.trim(bytes);
         self.index.trim();
-        self.locks.trim();
+        if self.waiters.is_empty() {
+            self.locks.trim(); // no process has asked for one either
+        }
+        self.waiters.trim();
     }
 }

@@ -207,7 +207,7 @@ table! {
     HOST_UDS __NR_connect "connect" [(2, Below(ADDRESS_END))] "Tlconnect: an entry of /proc/self/fd; no long path";
     ALWAYS __NR_madvise "madvise" [(2, Is(MADV_DONTNEED))] "memory of empty buffers and tables given back; MADV_DONTNEED";
     ALWAYS __NR_write "write" [(0, A_LOG)] "the logs";
-    ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times";
+    ALWAYS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_REALTIME))] "the log's times; when the host's locks are asked for again";
     CHANNELS __NR_clock_gettime "clock_gettime" [(0, Is(CLOCK_MONOTONIC))] "channels: when a wait is over";
     ALWAYS __NR_exit_group "exit_group" [] "the end";
 }

@@ -13,8 +13,8 @@ use super::dispatch::dispatch;
 use super::{Common, Left, Place, Server};
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
-    CHANNEL_PASSES, CHANNELS, DESCRIPTORS_PER_CHANNEL, PAGE_BYTES, RELEASES_PER_TURN,
-    TRIM_EVERY_WAKEUPS, TURN_COST, WINDOW_BYTES,
+    CHANNEL_PASSES, CHANNELS, DESCRIPTORS_PER_CHANNEL, HOST_LOCK_MS, PAGE_BYTES, RELEASES_PER_TURN,
+    TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TURN_COST, WINDOW_BYTES,
 };
 use crate::p9::messages::{Message, Rchannel, Twrite};
 use crate::p9::wire::{HEADER_BYTES, Header, Tag};
@@ -267,6 +267,7 @@ impl Server<'_> {
             && cost < TURN_COST
             && rung() == heard
             && !self.common.channels.changed
+            && !self.common.fs.is_unsettled()
         {
             let spent = self.pass();
             if self.common.fs.reap(RELEASES_PER_TURN) {
@@ -277,12 +278,21 @@ impl Server<'_> {
             if spent > 0 {
                 continue;
             }
+            let waits_for_host = self.common.fs.waits_for_host();
             // Also where replies wait, should a socket not tell of room.
-            let is_timed = self.wants_trim() || self.listening == 0;
+            let most_ms = if waits_for_host {
+                Some(HOST_LOCK_MS)
+            } else {
+                (self.wants_trim() || self.listening == 0).then_some(TRIM_AFTER_MS)
+            };
             let Some(bell) = &mut self.common.channels.bell else {
                 break;
             };
-            match bell.wait(heard, is_timed) {
+            let woken = bell.wait(heard, most_ms);
+            if waits_for_host {
+                break; // whether they are to be asked for is looked at where the sockets are
+            }
+            match woken {
                 Woken::Soon => {}
                 Woken::Late => {
                     (passes, cost) = (0, 0);
@@ -432,7 +442,7 @@ fn answer(
     let [kind, _, body @ ..] = request else {
         return None;
     };
-    let mut session = common.session(link, data_at.map(|at| shared.data(at, length)));
+    let mut session = common.session(link, None, data_at.map(|at| shared.data(at, length)));
     let size = u32::try_from(length + HEADER_BYTES - DATAGRAM_HEADER_BYTES).unwrap_or(u32::MAX);
     let header = Header {
         size,

@@ -96,6 +96,9 @@ pub fn listen(socket: &OwnedFd) -> Result<(), Errno> {
     set_receive_timeout(socket.as_fd(), TRIM_AFTER_MS.unsigned_abs())
 }
 
+/// What a number may write at once, beyond its reply.
+const NUMBER_BYTES: usize = 8;
+
 /// A connection that has not ended.
 pub struct Connection {
     socket: OwnedFd,
@@ -267,7 +270,9 @@ impl Connection {
         let has = self.output.len() - self.replies.end >= bytes && self.donation_count < DONATIONS;
         self.waits_for_room = !has;
         // A request that fails may have written all of it, and a number writes eight bytes.
-        self.output_touched = self.output_touched.max(self.replies.end + bytes + 8);
+        self.output_touched = self
+            .output_touched
+            .max(self.replies.end + bytes + NUMBER_BYTES);
         has
     }
 
@@ -278,8 +283,8 @@ impl Connection {
         (body, room, &mut self.link)
     }
 
-    /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes. A
-    /// reference to `donated` passes to the connection until the descriptor is sent.
+    /// Drops the request just handled, of `size` bytes, and appends its reply, of `reply` bytes; no bytes: of no
+    /// request, or without one. A reference to `donated` passes to the connection until the descriptor is sent.
     pub fn answer(&mut self, size: u32, reply: usize, donated: Option<OpenId>) {
         self.is_begun = true;
         self.received.start += size as usize;
@@ -294,6 +299,7 @@ impl Connection {
             self.donation_count += 1;
         }
         self.replies.end += reply;
+        self.output_touched = self.output_touched.max(self.replies.end + NUMBER_BYTES);
     }
 
     /// Moves a frame that the buffer's end cuts to its start; once for each frame at the most.

@@ -11,9 +11,9 @@ use crate::fs::{Fs, OpenId};
 use crate::log::Log;
 use crate::p9::messages::*;
 use crate::p9::show::Shown;
-use crate::p9::wire::{Data, Field, HEADER_BYTES, Header, Reader, Writer};
+use crate::p9::wire::{Data, Field, HEADER_BYTES, Header, Reader, Tag, Writer};
 use crate::text;
-use crate::text::Arg::{Number, Of, Said, Signed};
+use crate::text::Arg::{Number, Of, Raw, Said, Signed};
 
 /// What a handler works on.
 pub struct Session<'a> {
@@ -31,6 +31,10 @@ pub struct Session<'a> {
     pub log: &'a Log,
     /// All channels.
     pub channels: &'a mut Channels,
+    /// The tag of the request at hand. None: it came through a channel, which waits for its reply.
+    pub tag: Option<Tag>,
+    /// The reply to the request at hand comes later.
+    pub is_unanswered: bool,
     /// The data of a Twrite, where they do not stand in its body: a client may change them, and nobody looks at
     /// them but the call that takes them.
     pub data: Option<&'a [u8]>,
@@ -51,7 +55,7 @@ pub struct Policy {
 pub struct Answered {
     /// Number of the reply.
     pub kind: u8,
-    /// Bytes of the reply at the start of the room given.
+    /// Bytes of the reply at the start of the room given; 0: it comes later.
     pub reply: usize,
     /// The open file whose descriptor goes with it, with a reference of its own.
     pub donated: Option<OpenId>,
@@ -94,31 +98,21 @@ pub fn dispatch(
     if session.log.debug {
         log_request(session, header, body, done);
     }
-    let (kind, reply) = match done {
-        Ok(bytes) => (header.kind.wrapping_add(1), bytes),
+    let kind = match done {
+        Ok(_) => header.kind.wrapping_add(1),
         Err(errno) => {
             if let Some(open) = donated.take() {
                 session.fs.release_open(open);
             }
             out = Writer::new(room);
-            out.bytes(&[0; HEADER_BYTES]);
-            Rlerror {
-                ecode: errno.raw_os_error().cast_unsigned(),
-            }
-            .encode(&mut out);
-            (Rlerror::KIND, out.len())
+            refuse(&mut out, errno)
         }
     };
-    let size = u32::try_from(reply).unwrap_or(u32::MAX);
-    out.patch(
-        0,
-        &Header {
-            size,
-            kind,
-            tag: header.tag,
-        }
-        .encode(),
-    );
+    let reply = if session.is_unanswered {
+        0
+    } else {
+        finish(&mut out, kind, header.tag)
+    };
     let cost = core::mem::take(&mut session.cost) + session.fs.take_units();
     Answered {
         kind,
@@ -126,6 +120,50 @@ pub fn dispatch(
         donated,
         cost,
     }
+}
+
+/// Writes Rlerror behind the room for its header; its number.
+fn refuse(out: &mut Writer<'_>, errno: Errno) -> u8 {
+    out.bytes(&[0; HEADER_BYTES]);
+    Rlerror {
+        ecode: errno.raw_os_error().cast_unsigned(),
+    }
+    .encode(out);
+    Rlerror::KIND
+}
+
+/// Writes the header of a reply; its bytes in all.
+fn finish(out: &mut Writer<'_>, kind: u8, tag: Tag) -> usize {
+    let reply = out.len();
+    let size = u32::try_from(reply).unwrap_or(u32::MAX);
+    out.patch(0, &Header { size, kind, tag }.encode());
+    reply
+}
+
+/// Writes the reply to a Tlock that has waited into `room`; its bytes. `link` is its connection.
+#[inline(never)]
+pub fn answer_lock(
+    log: &Log,
+    link: &Link,
+    tag: u16,
+    done: Result<(), Errno>,
+    room: &mut [u8],
+) -> usize {
+    let mut out = Writer::new(room);
+    let kind = match done {
+        Ok(()) => {
+            out.bytes(&[0; HEADER_BYTES]);
+            Rlock { status: 0 }.encode(&mut out);
+            Rlock::KIND
+        }
+        Err(errno) => refuse(&mut out, errno),
+    };
+    if log.debug {
+        let (name, number) = (Signed(link.name.into()), Number(tag.into()));
+        let done = done.map_or_else(Of, |()| Raw(b"done"));
+        log.debug(text!("FD % tag % has waited -> %", name, number, done));
+    }
+    finish(&mut out, kind, Tag(tag))
 }
 
 /// One readable line a request, with what became of it.
@@ -138,6 +176,9 @@ fn log_request(session: &Session<'_>, header: Header, body: &[u8], done: Result<
     );
     let shown = Shown { kind, body };
     match done {
+        _ if session.is_unanswered => {
+            log.debug(text!("FD % tag % % -> waits", name, tag, Said(&shown)));
+        }
         Ok(bytes) => {
             let bytes = Number(bytes as u64);
             log.debug(text!(
@@ -173,7 +214,7 @@ fn handle(
         Tversion::KIND => read(body).and_then(|t| attach::version(s, t, out)),
         Tauth::KIND => Err(Errno::NOSYS),
         Tattach::KIND => put(out, read(body).and_then(|t| attach::attach(s, t))),
-        Tflush::KIND => put(out, read(body).and_then(attach::flush)),
+        Tflush::KIND => put(out, read(body).and_then(|t| attach::flush(s, t))),
         Tclunk::KIND => read(body).and_then(|t| attach::clunk(s, t)),
         Twalk::KIND => read(body).and_then(|t| walk::walk(s, t, out)),
         Twalkgetattr::KIND => read(body).and_then(|t| walk::walkgetattr(s, t, out)),

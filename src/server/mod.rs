@@ -23,15 +23,18 @@ use rustix::io::Errno;
 
 use self::channels::{Channels, Copied};
 use self::connection::{Connection, ERR, Events, HUP, IN, Link, NVAL, Next, OUT, Sent};
-use self::dispatch::{Policy, Session, dispatch};
+use self::dispatch::{Policy, Session, answer_lock, dispatch};
 use self::fids::Fids;
 use self::values::Values;
 use crate::fs::Fs;
+use crate::fs::waiters::Which;
 use crate::limits::{
     FIDS_PER_TURN, RELEASES_PER_TURN, TRIM_AFTER_MS, TRIM_EVERY_WAKEUPS, TRIM_STEP_BYTES,
     TURN_COST, TURN_COST_ALONE,
 };
 use crate::log::Log;
+use crate::p9::messages::{Message, Rlerror};
+use crate::p9::wire::Tag;
 use crate::sys::arena::List;
 use crate::sys::raw::ppoll;
 use crate::tables::Key;
@@ -79,8 +82,14 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// What the handler of a request on `link` works on; `data`: of a Twrite, where they are not in its body.
-    fn session<'s>(&'s mut self, link: &'s mut Link, data: Option<&'s [u8]>) -> Session<'s> {
+    /// What the handler of a request on `link` works on; `data`: of a Twrite, where they are not in its body. No `tag`: it
+    /// came through a channel.
+    fn session<'s>(
+        &'s mut self,
+        link: &'s mut Link,
+        tag: Option<Tag>,
+        data: Option<&'s [u8]>,
+    ) -> Session<'s> {
         Session {
             link,
             fids: &mut self.fids,
@@ -89,6 +98,8 @@ impl Common<'_> {
             policy: &self.policy,
             log: self.log,
             channels: &mut self.channels,
+            tag,
+            is_unanswered: false,
             data,
             cost: 0,
         }
@@ -202,22 +213,47 @@ impl<'a> Server<'a> {
             };
         }
         self.listening = if all_listen { live } else { 0 };
-        if self.common.fs.reap(RELEASES_PER_TURN) {
+        self.settle();
+        if self.common.fs.reap(RELEASES_PER_TURN) || self.common.fs.is_unsettled() {
             Left::Work
         } else {
             left
         }
     }
 
+    /// Answers requests that have waited for locks, as far as a turn's worth goes ([`crate::fs::waiters`]).
+    fn settle(&mut self) {
+        self.common.fs.take_units();
+        while let Some((at, id, tag)) = self.common.fs.next_waiter() {
+            let (common, id) = (&mut self.common, usize::from(id));
+            let Some(Place::Live(connection)) = self.places.get_mut(id) else {
+                return; // cannot be: its waiters end with a connection
+            };
+            let Some(done) = common.fs.answer_waiter(at) else {
+                continue;
+            };
+            let (_, room, link) = connection.parts(0..0);
+            let reply = answer_lock(common.log, link, tag, done, room);
+            connection.answer(0, reply, None);
+            match connection.flush(&mut common.fs) {
+                Sent::All => {}
+                Sent::Blocked => self.listening = 0,
+                Sent::Lost => self.end(id),
+            }
+        }
+        self.common.fs.take_units(); // no request's
+    }
+
     /// Waits for the connection that was heard last, and serves it again and again, as long as nobody else has
-    /// anything and it has not had a turn's worth. False: look at all of them.
+    /// anything, no lock of a process of the host is waited for, and it has not had a turn's worth. False: look at
+    /// all of them.
     fn stay(&mut self) -> bool {
         let mut cost = 0;
         while cost < TURN_COST {
             let Some(Place::Live(connection)) = self.places.get_mut(self.last) else {
                 return false;
             };
-            if self.listening == 0 || !connection.wants_trim() {
+            if self.listening == 0 || !connection.wants_trim() || self.common.fs.waits_for_host() {
                 return false; // somebody has more to do than to listen, or it was quiet
             }
             let is_alone = self.listening == 1;
@@ -250,6 +286,7 @@ impl<'a> Server<'a> {
             }
             if connection.interest() != IN
                 || self.common.fs.reap(RELEASES_PER_TURN)
+                || self.common.fs.is_unsettled()
                 || self.common.channels.has_changed()
             {
                 return true;
@@ -309,6 +346,9 @@ impl<'a> Server<'a> {
         };
         if let Place::Live(connection) = place {
             self.common
+                .fs
+                .forget_waiters(connection.link.id, Which::All, &mut |_| {});
+            self.common
                 .channels
                 .end(Some(connection.link.id), &mut self.common.fs);
             connection.abandon(&mut self.common.fs);
@@ -340,9 +380,12 @@ impl<'a> Server<'a> {
                 _ => polled.fd = -1,
             }
         }
+        let host_ms = self.common.fs.host_locks_due();
         let untrimmed = self.wants_trim();
         let timeout_ms = if only_look {
             0
+        } else if let Some(ms) = host_ms {
+            ms
         } else if untrimmed {
             TRIM_AFTER_MS
         } else {
@@ -362,9 +405,8 @@ impl<'a> Server<'a> {
             }
         }
         self.wakeups = self.wakeups.wrapping_add(1);
-        if untrimmed
-            && (ready == 0 && !only_look || self.wakeups.is_multiple_of(TRIM_EVERY_WAKEUPS))
-        {
+        let was_quiet = ready == 0 && !only_look && host_ms.is_none();
+        if untrimmed && (was_quiet || self.wakeups.is_multiple_of(TRIM_EVERY_WAKEUPS)) {
             self.trim();
         }
         Ok(ready)
@@ -425,6 +467,26 @@ fn watch(sockets: &[(OwnedFd, RawFd)]) -> Result<OwnedFd, Errno> {
     Ok(any)
 }
 
+/// Answers those that wait for locks through a fid which the request just handled has given up, before its own reply of
+/// `reply` bytes.
+fn interrupt(connection: &mut Connection, common: &mut Common<'_>, reply: usize) {
+    let (_, room, link) = connection.parts(0..0);
+    let (link, log, mut end) = (&*link, common.log, reply);
+    common.fs.forget_waiters(link.id, Which::Ended, &mut |tag| {
+        let rest = room.get_mut(end..).unwrap_or_default();
+        end += answer_lock(log, link, tag, Err(Errno::INTR), rest);
+    });
+    if end > reply
+        && let Some(written) = room.get_mut(..end)
+    {
+        let (own, late) = written.split_at_mut(reply.min(end));
+        own.reverse();
+        late.reverse();
+        written.reverse();
+        connection.answer(0, end - reply, None);
+    }
+}
+
 /// Serves requests that are there, until that has cost `most`; what it cost. None: the connection is over.
 fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Option<usize> {
     if common.policy.may_be_lisafs && connection.begins_with_lisafs() {
@@ -448,7 +510,9 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Op
             cost += 1;
             continue;
         }
-        let bound = connection.reply_bound(header, &body);
+        // Those that wait for locks keep room for their replies.
+        let late = common.fs.waiter_count(connection.link.id) * Rlerror::LEAST;
+        let bound = connection.reply_bound(header, &body) + late;
         if !connection.has_room(bound) {
             match connection.flush(&mut common.fs) {
                 Sent::All => {}
@@ -457,8 +521,9 @@ fn turn(connection: &mut Connection, common: &mut Common<'_>, most: usize) -> Op
             }
         }
         let (body, room, link) = connection.parts(body);
-        let mut session = common.session(link, None);
+        let mut session = common.session(link, Some(header.tag), None);
         let answered = dispatch(&mut session, header, body, room);
+        interrupt(connection, common, answered.reply);
         connection.answer(header.size, answered.reply, answered.donated);
         cost += answered.cost;
         common.fs.reap(RELEASES_PER_TURN);

@@ -120,16 +120,17 @@ impl Bell {
         rung() == heard && windows.iter().all(is_client)
     }
 
-    /// Waits until a window is not the client's, or a socket has something that came behind `heard`. Timed waits end
-    /// once [`TRIM_AFTER_MS`] have gone by since the first of them, however often something came in between.
-    pub fn wait(&mut self, heard: u32, timed: bool) -> Woken {
+    /// Waits until a window is not the client's, or a socket has something that came behind `heard`. Waits with `most_ms`
+    /// end once so long has gone by since the first of them, however often something came in between; one with less than
+    /// [`TRIM_AFTER_MS`] counts from its own start.
+    pub fn wait(&mut self, heard: u32, most_ms: Option<i32>) -> Woken {
         let begun = now();
         let hopes = self.gap < self.spin;
         let woken = if hopes && self.glance(heard) {
             Woken::Soon
         } else {
             let _cannot_fail = mask_sigio(false);
-            let has_come = hopes && self.look(begun, heard) || self.sleep(heard, timed);
+            let has_come = hopes && self.look(begun, heard) || self.sleep(heard, most_ms);
             let _cannot_fail = mask_sigio(true);
             if has_come { Woken::Late } else { Woken::Not }
         };
@@ -159,17 +160,19 @@ impl Bell {
         false
     }
 
-    fn sleep(&mut self, heard: u32, timed: bool) -> bool {
+    fn sleep(&mut self, heard: u32, most_ms: Option<i32>) -> bool {
         if let Some(count) = self.words.first_mut() {
             count.val = heard.into();
         }
         let words = self.words.get(..self.count).unwrap_or_default();
-        if timed && self.until.is_none() {
+        if let Some(ms) = most_ms
+            && (self.until.is_none() || ms < TRIM_AFTER_MS)
+        {
             let (seconds, nanoseconds) = clock(CLOCK_MONOTONIC);
-            let later = nanoseconds + i64::from(TRIM_AFTER_MS) * 1_000_000;
+            let later = nanoseconds + i64::from(ms) * 1_000_000;
             self.until = Some((seconds + later / 1_000_000_000, later % 1_000_000_000));
         }
-        let until = self.until.filter(|_| timed);
+        let until = self.until.filter(|_| most_ms.is_some());
         // SAFETY: the words are the count's and those of windows.
         let woken = unsafe { raw::futex_wait(words, until) };
         if woken == Err(Errno::TIMEDOUT) {

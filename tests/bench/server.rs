@@ -336,12 +336,17 @@ impl Line {
         }
     }
 
-    /// Sends requests and receives as many replies. Error: that of the first Rlerror; all are received.
-    pub fn exchange(&mut self, bytes: &[u8], replies: usize, donates: bool) -> Result<(), Errno> {
+    /// Sends requests whose replies come later.
+    pub fn send(&self, bytes: &[u8]) {
         let mut sent = 0;
         while sent < bytes.len() {
             sent += send(&self.socket, &bytes[sent..], SendFlags::NOSIGNAL).expect("send");
         }
+    }
+
+    /// Sends requests and receives as many replies. Error: that of the first Rlerror; all are received.
+    pub fn exchange(&mut self, bytes: &[u8], replies: usize, donates: bool) -> Result<(), Errno> {
+        self.send(bytes);
         let (mut end, mut at, mut left) = (0, 0, replies);
         let mut result = Ok(());
         while left > 0 {

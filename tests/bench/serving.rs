@@ -24,6 +24,7 @@ mod p9;
 
 mod echo;
 mod footprint;
+mod locks;
 mod server;
 mod speed;
 mod windows;
@@ -144,6 +145,7 @@ fn measure(plan: &Plan) -> String {
     if plan.only.is_empty() {
         report += &speed::connection_table(plan, &place);
         report += &speed::fairness_table(plan, &place);
+        report += &locks::lock_table(plan, &place);
         report += &speed::flat_table(plan, &place);
         report += &footprint::start_table(plan, &place);
         report += &footprint::memory_table(plan, &place);

@@ -13,7 +13,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 pub const GOOGLE: &str = "9P2000.L.Google.13";
-const LINUX: &str = "9P2000.L";
+pub const LINUX: &str = "9P2000.L";
 
 /// Starts a server on its core, attached and prepared.
 pub fn prepared(kind: &Kind, place: &Place, connections: usize, version: &str) -> Server {
@@ -269,33 +269,16 @@ pub fn fairness_table(plan: &Plan, place: &Place) -> String {
         let flooding = server.lines.swap_remove(0);
         let mut quiet = server.lines.remove(0);
         let count = 3000 / plan.smaller;
-        let mut times = std::thread::scope(|scope| {
-            if !request.is_empty() {
-                let bytes = request.repeat((64 << 10) / request.len() + 1);
-                let socket = &flooding.socket;
-                scope.spawn(move || {
-                    step_back();
-                    while send(socket, &bytes, SendFlags::NOSIGNAL).is_ok() {}
-                });
-                scope.spawn(move || {
-                    step_back();
-                    let mut buffer = vec![0; 1 << 20];
-                    while recv(socket, &mut buffer[..], RecvFlags::empty())
-                        .is_ok_and(|(count, _)| count > 0)
-                    {}
-                });
-            }
-            let getattr = t::getattr(1, ROOT, u64::MAX);
-            let times: Vec<f64> = (0..count)
+        let getattr = t::getattr(1, ROOT, u64::MAX);
+        let mut times: Vec<f64> = beside(&flooding, &request, || {
+            (0..count)
                 .map(|_| {
                     std::thread::sleep(Duration::from_micros(200));
                     let begun = Instant::now();
                     quiet.done(&getattr);
                     begun.elapsed().as_nanos() as f64 / 1e3
                 })
-                .collect();
-            shutdown(&flooding.socket, Shutdown::Both).expect("shutdown");
-            times
+                .collect()
         });
         times.sort_by(f64::total_cmp);
         text += &format!(
@@ -306,6 +289,30 @@ pub fn fairness_table(plan: &Plan, place: &Place) -> String {
         );
     }
     text + "\n"
+}
+
+/// Does `work` while a connection sends a request again and again and never waits for its answers; or nothing.
+pub fn beside<T>(flooding: &Line, request: &[u8], work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let socket = &flooding.socket;
+        if !request.is_empty() {
+            let bytes = request.repeat((64 << 10) / request.len() + 1);
+            scope.spawn(move || {
+                step_back();
+                while send(socket, &bytes, SendFlags::NOSIGNAL).is_ok() {}
+            });
+            scope.spawn(move || {
+                step_back();
+                let mut buffer = vec![0; 1 << 20];
+                while recv(socket, &mut buffer[..], RecvFlags::empty())
+                    .is_ok_and(|(count, _)| count > 0)
+                {}
+            });
+        }
+        let done = work();
+        shutdown(socket, Shutdown::Both).expect("shutdown");
+        done
+    })
 }
 
 /// This thread gives way to others on its core: it is there to keep the server busy.

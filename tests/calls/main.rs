@@ -391,6 +391,135 @@ fn table_in_the_documentation_is_the_same() {
     }
 }
 
+/// What Linux's client asks for with P9_LOCK_FLAGS_BLOCK: to write a byte.
+fn lock(start: u64, owner: u32) -> Vec<u8> {
+    t::lock(7, 2, 1, 1, start, 1, owner, b"guest")
+}
+
+/// A program with `connections` under strace, each with the file `a` open as fid 2, to Linux.
+fn with_locks(tree: &Tree, trace: &Path, connections: usize) -> Traced {
+    tree.dir("s");
+    tree.file("s/a", b"text");
+    let mut traced = Traced::start(tree, trace, connections);
+    for (at, client) in traced.clients.iter_mut().enumerate() {
+        client.version(MSIZE, b"9P2000.L").unwrap();
+        let path = if at == 0 { "s/a" } else { "a" };
+        client.open(ROOT, 2, path, p9::O_RDWR).unwrap();
+    }
+    traced
+}
+
+/// The trace's lines behind each mark, once all have ended.
+fn behind_marks(mut traced: Traced, trace: &Path) -> Vec<Vec<String>> {
+    traced.clients.clear();
+    let exit = traced.gofer.exit();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let text = fs::read_to_string(trace).unwrap();
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let is_mark = |line: &String| line.contains(" fstatfs(");
+    lines.split(is_mark).skip(1).map(<[_]>::to_vec).collect()
+}
+
+/// Nothing runs while a lock that another connection has is waited for: the loop sleeps for as long as nobody has
+/// anything (or until it gives memory back). The unlock alone wakes it, and what that grants is answered with it.
+#[test]
+fn lock_of_a_client_is_waited_for_without_a_timer_and_granted_by_the_unlock() {
+    let (tree, own) = (Tree::new(), TempDir::new());
+    let trace = own.path().join("trace");
+    let mut traced = with_locks(&tree, &trace, 2);
+    traced.exchange(&lock(0, 100), 1);
+    traced.clients[1].send(&lock(0, 200)).unwrap();
+    traced.clients[1].statfs(ROOT).unwrap();
+    let unlock = t::lock(8, 2, 2, 0, 0, 0, 100, b"guest");
+    traced.exchange(&unlock, 1);
+    assert_eq!(traced.clients[1].recv().unwrap().kind, 53);
+    traced.mark();
+    let [waits, ..] = behind_marks(traced, &trace)
+        .try_into()
+        .unwrap_or_else(|parts: Vec<Vec<String>>| -> [Vec<String>; 2] { panic!("{parts:#?}") });
+    let is_timed = |line: &&String| {
+        line.contains(" ppoll(")
+            && !line.contains(", NULL, NULL, 8)")
+            && !line.contains("{tv_sec=0, tv_nsec=0}, NULL")
+            && !line.contains("{tv_sec=0, tv_nsec=100000000}, NULL")
+    };
+    assert_eq!(waits.iter().find(is_timed), None, "{waits:#?}");
+    assert!(
+        waits.iter().any(|line| line.contains(" ppoll(")),
+        "{waits:#?}"
+    );
+    let names: Vec<&str> = waits.iter().filter_map(|line| call(line)).collect();
+    let from = names
+        .iter()
+        .position(|&name| name == "fcntl")
+        .expect("an unlock");
+    assert_eq!(
+        names[from..from + 6],
+        ["fcntl", "close", "sendmsg", "openat", "fcntl", "sendmsg"],
+        "{names:?}"
+    );
+}
+
+/// A lock of a process of the host is asked for again and again, by the timer of the one wait: the only connection is not
+/// waited for in a receive that blocks, and the file is opened once.
+#[test]
+fn lock_of_the_host_is_waited_for_by_the_timer_of_the_loops_wait() {
+    let (tree, own) = (Tree::new(), TempDir::new());
+    let trace = own.path().join("trace");
+    let mut traced = with_locks(&tree, &trace, 1);
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).open(tree.path("s/a")).unwrap();
+    let ofd = |kind: i32| {
+        let lock = nix::libc::flock {
+            l_type: kind.try_into().unwrap(),
+            l_whence: 0,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap()
+    };
+    ofd(nix::libc::F_WRLCK);
+    traced.mark();
+    let client = &mut traced.clients[0];
+    client.send(&[lock(0, 100), lock(1, 101)].concat()).unwrap();
+    client.statfs(ROOT).unwrap();
+    // It asks for both, and for both again.
+    let refused = || {
+        let text = fs::read_to_string(&trace).unwrap();
+        let is_it = |line: &&str| line.contains("F_OFD_SETLK") && line.contains("EAGAIN");
+        text.lines().filter(is_it).count()
+    };
+    harness::until("questions", || match refused() {
+        6.. => Ok(()),
+        count => Err(count),
+    });
+    ofd(nix::libc::F_UNLCK);
+    for _ in 0..2 {
+        assert_eq!(client.recv().unwrap().kind, 53);
+    }
+    traced.mark();
+    let parts = behind_marks(traced, &trace);
+    let (asks, waits) = (&parts[0], &parts[1]);
+    let of = |lines: &[String], call: &str| -> Vec<String> {
+        let lines = lines.iter().filter(|line| line.contains(call));
+        lines.cloned().collect()
+    };
+    assert_eq!(of(asks, " openat(").len(), 2, "{asks:#?}");
+    let granted = waits.iter().rposition(|line| line.contains(" fcntl("));
+    let waits = &waits[..granted.expect("a lock")];
+    assert_eq!(of(waits, " openat("), [""; 0]);
+    for receive in of(waits, " recvfrom(") {
+        assert!(receive.contains("MSG_DONTWAIT"), "{waits:#?}");
+    }
+    let most = gofer::limits::HOST_LOCK_MS * 1_000_000;
+    for wait in of(waits, " ppoll(") {
+        let number = wait.split("{tv_sec=0, tv_nsec=").nth(1);
+        let number = number.and_then(|rest| rest.split('}').next()?.parse().ok());
+        assert!(number.is_some_and(|number: i32| number <= most), "{wait}");
+    }
+}
+
 #[test]
 fn line_of_the_trace_is_read() {
     assert_eq!(call("77    fstat(8, {st_mode=S_IFREG}) = 0"), Some("fstat"));

@@ -353,6 +353,58 @@ fn locks_up_to_their_limits_are_held_then_enolck_and_all_is_freed() {
     });
 }
 
+/// As many wait as may, behind a table of locks that is nearly full, and a lock that changes again and again has all of
+/// them looked at.
+#[test]
+fn locks_that_wait_up_to_their_limit_do_not_stop_the_others() {
+    const RANGES: u64 = 3000;
+    const WAITERS: u16 = 2048;
+    const CHANGES: u64 = 300;
+    item(
+        "2048 locks that wait behind 3000",
+        Setting::foes(2),
+        |world| {
+            for foe in &mut world.foes {
+                foe.version(MSIZE, b"9P2000.L").unwrap();
+                let _ = foe.mknod(ROOT, b"f", 0o100_600, 0, 0, NOID);
+                foe.open(ROOT, 2, "f", O_RDWR).unwrap();
+            }
+            let [one, other] = &mut world.foes[..] else {
+                panic!("two")
+            };
+            for number in 0..RANGES {
+                let at = 10 + 2 * number;
+                let status = one.lock(2, 1, 0, at, 1, 1, b"one").unwrap().status;
+                assert_eq!(status, 0);
+            }
+            // All but the last of the ranges is passed over to find what is in the way.
+            let last = 10 + 2 * (RANGES - 1);
+            let mut waits = 0;
+            for foe in [&mut *one, &mut *other] {
+                let lock =
+                    |owner: u16| t::lock(owner, 2, 1, 1, last, 1, 100 + u32::from(owner), b"x");
+                let locks: Vec<u8> = (1..=WAITERS).flat_map(lock).collect();
+                foe.send(&locks).unwrap();
+                foe.send(&t::statfs(0, ROOT)).unwrap();
+                let mut blocked = 0;
+                while foe.recv().unwrap().tag != 0 {
+                    blocked += 1;
+                }
+                waits += WAITERS - blocked;
+            }
+            assert!(waits > WAITERS / 2, "{waits}");
+            for number in 0..CHANGES {
+                for kind in [2, 1] {
+                    let at = 10 + 2 * (number % 100);
+                    let status = one.lock(2, kind, 0, at, 1, 1, b"one").unwrap().status;
+                    assert_eq!(status, 0);
+                }
+            }
+            format!("{waits} wait, {CHANGES} changes")
+        },
+    );
+}
+
 #[test]
 fn values_up_to_their_limit_are_held_then_enomem_and_all_is_freed() {
     const VALUES: u32 = 256;

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::fs::attr::Meta;
 use crate::fs::name::Name;
+use crate::fs::waiters::Which;
 use crate::limits::{FRAME_BYTES, WALK_NAMES};
 use crate::p9::messages::{Message, Rattach, Rflush, Rversion, Tattach, Tclunk, Tflush, Tversion};
 use crate::p9::version::Version;
@@ -18,6 +19,7 @@ use crate::text::Arg::{Of, Quoted, Signed};
 /// Tversion -> Rversion. Agrees on message size and version; fids survive. Another protocol's version, before any was
 /// agreed on, is answered with `unknown`, as version(5) of 9P2000 has it: the client says so to its user, which it
 /// does not upon Rlerror. Once one was agreed on the client is known to ask by mistake.
+/// Requests that wait for locks end without a reply (version(5): outstanding I/O is aborted).
 ///
 /// Errors, in this order: `EINVAL` msize 0; for gVisor's versions `EINVAL` msize above
 /// [`FRAME_BYTES`], for plain 9P2000.L and what is unknown it is lowered instead; `EINVAL` not a version. The size is in
@@ -44,6 +46,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
         b"unknown"
     } else {
         let asked = asked.ok_or(Errno::INVAL)?;
+        s.fs.forget_waiters(s.link.id, Which::All, &mut |_| {});
         s.link.linux = asked == Version::Plain;
         s.link.knows_channels = asked >= Version::Google(8);
         s.link.is_of_2019 = asked == Version::Google(7);
@@ -138,8 +141,10 @@ fn check_path(s: &mut Session<'_>, path: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already.
-pub fn flush(_: Tflush) -> Result<Rflush, Errno> {
+/// Tflush -> Rflush. Requests are served one after the other, so the old one is answered already, unless it waits for
+/// a lock: then it is not, ever.
+pub fn flush(s: &mut Session<'_>, t: Tflush) -> Result<Rflush, Errno> {
+    s.fs.forget_waiters(s.link.id, Which::Numbered(t.oldtag.0), &mut |_| {});
     Ok(Rflush {})
 }
 

@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Mounts the built gofer with Linux's own client, in a guest kernel that runs as a process, and runs suites on it.
+# Mounts the built gofer with Linux's own client, in guest kernels that run as processes, and runs suites on it.
 #
-#   tests/v9fs/run.sh ci             what CI runs
-#   tests/v9fs/run.sh all            every suite, on each tree with each cache; the shorter ones with each access and msize too
-#   tests/v9fs/run.sh [SUITE...]     these, where CONFIG says (default: tmpfs-none-client-131072, which is tree, cache, access, msize;
-#                                    then -devices: the gofer keeps its capabilities and makes devices, which it refuses otherwise)
+#   tests/v9fs/run.sh [--kernel K] ci           what CI runs
+#   tests/v9fs/run.sh [--kernel K] all          every suite, on each kernel with each cache; on 6.1 each tree, access and msize too
+#   tests/v9fs/run.sh [--kernel K] SUITE...     these, where CONFIG says (default: tmpfs-none-client-131072, which is tree, cache,
+#                                               access, msize; then -devices: the gofer keeps its capabilities and makes devices,
+#                                               which it refuses otherwise)
+#
+# K is 6.1, 6.12, 7.2 or all (default: 6.1 for named suites, each that the plan has for ci and all). A word of CONFIG may begin with
+# the kernel, as logs and expected.txt have it: CONFIG="6.1-tmpfs-none-client-131072 7.2-ext4-mmap-user-8192".
 #
 # SERVER=diod or SERVER=none shows what another server, or the tree by itself, makes of it: nothing is judged then.
 # GOFER_BIN is another gofer than target/gofer; GOFER_LOG=1 keeps the log of all requests. Logs and results are in target/v9fs/.
+# GOFER_CACHE is the folder for kernels (default: $XDG_CACHE_HOME/gofer, ~/.cache/gofer).
 #
 # The suite power is a guest by itself, which does not end but is killed.
 #
@@ -16,20 +21,39 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export TOP=$PWD SERVER=${SERVER-gofer}
 
-suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/smoke.sh tests/v9fs/suites.sh tests/v9fs/faults.sh)
+suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/*.sh | xargs)
 limit=${LIMIT-600} # seconds that one suite may take
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'v9fs: %s\n' "$*" >&2; exit 1; }
 
-# Boots a guest with a tree and mount options, TREE-CACHE-ACCESS-MSIZE[-devices], that runs suites and ends: returns when it has.
+# shellcheck source=tests/v9fs/kernels.sh
+. tests/v9fs/kernels.sh
+
+# The words of KERNEL-TREE-CACHE-ACCESS-MSIZE[-devices], where there are such.
+check_config() {
+    local config=$1 kernel tree cache access msize devices
+    IFS=- read -r kernel tree cache access msize devices <<<"$config"
+    [ -n "${kernel_suite[$kernel]-}" ] || die "no kernel $kernel in $config: there are $kernel_names"
+    case $tree in tmpfs | ext4) ;; *) die "no tree $tree in $config: there are tmpfs and ext4" ;; esac
+    case $kernel-$cache in
+        6.1-readahead) die "no cache readahead in $config: Linux 6.1 refuses the mount" ;;
+        *-none | *-mmap | *-loose | *-readahead) ;;
+        *) die "no cache $cache in $config: there are none, mmap, loose and, not on 6.1, readahead" ;;
+    esac
+    case $access in client | user | acl) ;; *) die "no access $access in $config: there are client, user and acl" ;; esac
+    [[ $msize =~ ^[1-9][0-9]*$ ]] || die "no msize $msize in $config: it is a number of bytes"
+    case $devices in "" | devices) ;; *) die "no $devices in $config: after the msize there is nothing or devices" ;; esac
+}
+
+# Boots a guest with a kernel, tree and mount options that runs suites and ends: returns when it has.
 boot() {
-    local config=$1 out=target/v9fs/$SERVER-$1 words disk=()
+    local out=target/v9fs/$SERVER-$1 kernel tree cache access msize devices disk=()
+    IFS=- read -r kernel tree cache access msize devices <<<"$1"
     shift
-    IFS=- read -ra words <<<"$config"
     rm -rf "$out"
     mkdir -p "$out/traces"
-    if [ "${words[0]}" = ext4 ]; then
+    if [ "$tree" = ext4 ]; then
         truncate -s 2G "$out/disk"
         disk=("ubd0=$out/disk")
     fi
@@ -43,10 +67,10 @@ boot() {
     local memory=/dev/shm
     [ -w $memory ] && [ "$(df --output=avail $memory | tail -n 1)" -gt 1500000 ] || memory=$TOP/target/v9fs
     # Words that the kernel does not know are the environment of its init.
-    TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" linux.uml mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
+    TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" "${kernel_program[$kernel]}" mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
         SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES:+/run/out/traces}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
-        BACKING="${words[0]}" CACHE="${words[1]}" ACCESS="${words[2]}" MSIZE="${words[3]}" DEVICES="${words[4]-}" \
+        MODULES="${kernel_modules[$kernel]}" BACKING="$tree" CACHE="$cache" ACCESS="$access" MSIZE="$msize" DEVICES="$devices" \
         SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
 }
 
@@ -164,11 +188,14 @@ judge() {
     $good
 }
 
-# Runs lines of "CONFIG SUITE..." from the standard input, one guest for each processor at a time.
+# Runs a plan, each of its words "CONFIG SUITE...": one guest for each processor at a time.
 run_plan() {
-    local line plan=() good=true
-    while read -r line; do plan+=("$line"); done
-    for line in "${plan[@]}"; do
+    local line good=true
+    for line in "$@"; do
+        check_config "${line%% *}"
+        get_kernel "${line%%-*}"
+    done
+    for line in "$@"; do
         while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
         # shellcheck disable=SC2086 # words
         case $line in
@@ -178,46 +205,75 @@ run_plan() {
     done
     wait
     # shellcheck disable=SC2086 # words
-    for line in "${plan[@]}"; do judge $line || good=false; done
+    for line in "$@"; do judge $line || good=false; done
     $good
 }
 
 ci_plan() {
-    say tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
-    say tmpfs-none-client-8192 power
-    say ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
+    say 6.1-tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
+    say 6.1-tmpfs-none-client-8192 power
+    say 6.1-ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
 }
 
 all_plan() {
     local tree cache access msize
-    say tmpfs-none-client-8192 power
+    say 6.1-tmpfs-none-client-8192 power
     for tree in tmpfs ext4; do
-        # shellcheck disable=SC2086 # words
-        for cache in none mmap loose; do say $tree-$cache-client-131072 ${suites/power/}; done
+        for cache in none mmap loose; do say 6.1-$tree-$cache-client-131072 ${suites/power/}; done
         for access in client user acl; do
             for msize in 8192 131072 1048576; do
                 for cache in none mmap loose; do
-                    [ $access-$msize = client-131072 ] || say $tree-$cache-$access-$msize-devices smoke pjdfstest fsx sqlite tar
+                    [ $access-$msize = client-131072 ] || say 6.1-$tree-$cache-$access-$msize-devices smoke pjdfstest fsx sqlite tar
                 done
             done
         done
     done
 }
 
-command -v linux.uml >/dev/null || die "no linux.uml: ./build.sh v9fs installs it"
+# Words of CONFIG with their kernel, for the suites named.
+named_plan() {
+    local config kernel suite
+    for suite in "$@"; do
+        [[ " $suites " == *" $suite "* ]] || die "no suite $suite; there are $suites, ci and all"
+    done
+    [[ " $* " != *" power "* ]] || [ $# -eq 1 ] || die "power is a guest by itself"
+    for config in ${CONFIG-tmpfs-none-client-131072}; do
+        case $config in
+            tmpfs-* | ext4-*) for kernel in ${wanted:-6.1}; do say "$kernel-$config $*"; done ;;
+            *)
+                [[ -z $wanted || " $wanted " == *" ${config%%-*} "* ]] || die "CONFIG has $config, --kernel $wanted"
+                say "$config $*"
+                ;;
+        esac
+    done
+}
+
+wanted= # kernels; none: as the plan has it
+words=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --kernel) [ $# -gt 1 ] || die "--kernel which? $kernel_names or all"; wanted=$2; shift ;;
+        --kernel=*) wanted=${1#*=} ;;
+        -*) die "no option $1; there is --kernel" ;;
+        *) words+=("$1") ;;
+    esac
+    shift
+done
+[ "$wanted" != all ] || wanted=$kernel_names
+[[ -z $wanted || " $kernel_names " == *" $wanted "* ]] || die "no kernel $wanted: there are $kernel_names and all"
+[ ${#words[@]} -gt 0 ] || die "which suites? $suites, ci or all"
 [[ $TOP != *' '* ]] || die "the guest's command line cannot take the space in $TOP"
 [ "$(id -u)" -eq 0 ] || die "the guest sees this root: run it as root"
-case ${1-} in
-    ci) export FSX_STEPS=1000; ci_plan | run_plan ;;
-    all) all_plan | run_plan ;;
-    "") die "which suites? ${suites//$'\n'/ }, ci or all" ;;
-    *)
-        for suite in "$@"; do
-            grep -qx "$suite" <<<"$suites" || die "no suite $suite; there are ${suites//$'\n'/ }, ci and all"
-        done
-        for config in ${CONFIG-tmpfs-none-client-131072}; do
-            [[ " $* " != *" power "* ]] || [ $# -eq 1 ] || die "power is a guest by itself"
-            say "$config $*"
-        done | run_plan
-        ;;
+
+case ${words[*]} in
+    ci) export FSX_STEPS=1000; lines=$(ci_plan) ;;
+    all) lines=$(all_plan) ;;
+    *) lines=$(named_plan "${words[@]}") ;;
 esac
+plan=()
+while read -r line; do
+    [[ -n $wanted && " $wanted " != *" ${line%%-*} "* ]] || plan+=("$line")
+done <<<"$lines"
+[ ${#plan[@]} -gt 0 ] || die "${words[*]} has nothing for kernel $wanted"
+trap let_kernels_go EXIT
+run_plan "${plan[@]}"

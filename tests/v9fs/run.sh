@@ -10,25 +10,31 @@
 # K is 6.1, 6.12, 7.2 or all (default: 6.1 for named suites, each that the plan has for ci and all). A word of CONFIG may begin with
 # the kernel, as logs and expected.txt have it: CONFIG="6.1-tmpfs-none-client-131072 7.2-ext4-mmap-user-8192".
 #
+# all keeps each suite's result in GOFER_CACHE and takes it from there as long as nothing has changed that it depends on, so a run that
+# was stopped goes on where it was. It runs diod beside ours, and ends with a table of both.
+#
 # SERVER=diod or SERVER=none shows what another server, or the tree by itself, makes of it: nothing is judged then.
 # GOFER_BIN is another gofer than target/gofer; GOFER_LOG=1 keeps the log of all requests. Logs and results are in target/v9fs/.
-# GOFER_CACHE is the folder for kernels (default: $XDG_CACHE_HOME/gofer, ~/.cache/gofer).
+# GOFER_CACHE is the folder for kernels and for results of all (default: $XDG_CACHE_HOME/gofer, ~/.cache/gofer).
 #
 # The suite power is a guest by itself, which does not end but is killed.
 #
 # A failure that expected.txt does not list fails the run, and so does a listed one that passes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export TOP=$PWD SERVER=${SERVER-gofer}
+export TOP=$PWD
 
 suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/*.sh | xargs)
-limit=${LIMIT-600} # seconds that one suite may take
+limit=${LIMIT-600}        # seconds that one suite may take
+steps=${FSX_STEPS-10000} # of fsx
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'v9fs: %s\n' "$*" >&2; exit 1; }
 
 # shellcheck source=tests/v9fs/kernels.sh
 . tests/v9fs/kernels.sh
+# shellcheck source=tests/v9fs/results.sh
+. tests/v9fs/results.sh
 
 # The words of KERNEL-TREE-CACHE-ACCESS-MSIZE[-devices], where there are such.
 check_config() {
@@ -46,11 +52,11 @@ check_config() {
     case $devices in "" | devices) ;; *) die "no $devices in $config: after the msize there is nothing or devices" ;; esac
 }
 
-# Boots a guest with a kernel, tree and mount options that runs suites and ends: returns when it has.
+# boot SERVER CONFIG SUITE...: boots a guest that runs suites and ends; returns when it has.
 boot() {
-    local out=target/v9fs/$SERVER-$1 kernel tree cache access msize devices disk=()
-    IFS=- read -r kernel tree cache access msize devices <<<"$1"
-    shift
+    local server=$1 out=target/v9fs/$1-$2 kernel tree cache access msize devices disk=()
+    IFS=- read -r kernel tree cache access msize devices <<<"$2"
+    shift 2
     rm -rf "$out"
     mkdir -p "$out/traces"
     if [ "$tree" = ext4 ]; then
@@ -69,14 +75,14 @@ boot() {
     # Words that the kernel does not know are the environment of its init.
     TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" "${kernel_program[$kernel]}" mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
-        SERVER="$SERVER" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES:+/run/out/traces}" LIMIT="$limit" FSX_STEPS="${FSX_STEPS-10000}" \
+        SERVER="$server" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES:+/run/out/traces}" LIMIT="$limit" FSX_STEPS="$steps" \
         MODULES="${kernel_modules[$kernel]}" BACKING="$tree" CACHE="$cache" ACCESS="$access" MSIZE="$msize" DEVICES="$devices" \
         SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
 }
 
-# A guest that runs suites and ends.
+# guest SERVER CONFIG SUITE...
 guest() {
-    local out=target/v9fs/$SERVER-$1 begun=$SECONDS status=0
+    local out=target/v9fs/$1-$2 begun=$SECONDS status=0
     boot "$@" || status=$?
     rm -f "$out/disk" "$out/disk1" "$out/disk2"
     [ -z "${GOFER_TRACES-}" ] || mv "$out"/traces/* "$GOFER_TRACES" # the guest writes nowhere else
@@ -90,9 +96,9 @@ only_child() { ps -o pid= --ppid "$1" | head -n 1 | tr -d ' ' | grep .; }
 
 # A guest whose power is cut: its processes are killed while its suite writes. What the guest was told to be on its disk is on the disk.
 cut_power() {
-    local out=target/v9fs/$SERVER-$1 begun=$SECONDS process kernel
+    local out=target/v9fs/$1-$2 begun=$SECONDS process kernel
     rm -f "$out/told"
-    boot "$1" power 2>/dev/null &
+    boot "$1" "$2" power 2>/dev/null &
     process=$!
     while kill -0 "$process" 2>/dev/null && [ "$(wc -l 2>/dev/null <"$out/told" || echo 0)" -lt 60 ]; do sleep 0.1; done
     sleep "0.$((RANDOM % 1000))"
@@ -157,30 +163,31 @@ show_case() {
     awk -v name="== ${2#*::}" '/^== / { on = $0 == name } on' "$1/${2%%::*}.log" 2>/dev/null | tail -n 25 | sed 's/^/      /' || true
 }
 
-# Says what came out for one configuration; false if anything is not as expected.txt has it.
+# judge SERVER CONFIG SUITE...: says what came out; false if anything of ours is not as expected.txt has it.
 judge() {
-    local config=$1 out=target/v9fs/$SERVER-$1 good=true case configs reason status
+    local server=$1 config=$2 out=target/v9fs/$1-$2 good=true case configs reason status
     local -A expected=() seen=()
-    shift
+    shift 2
     while read -r case configs reason; do
         # shellcheck disable=SC2053 # the right side is a pattern
         [[ $case && $case != \#* && $config == $configs ]] && expected[$case]=$reason
     done <tests/v9fs/expected.txt
     while read -r status case reason; do
         seen[$case]=$status
-        [ "$SERVER" = gofer ] || { [ "$status" != FAIL ] || say "  $config: $case: $reason"; continue; }
+        [ "$server" = gofer ] || { [ "$status" != FAIL ] || say "  $server $config: $case: $reason"; continue; }
         case $status-${expected[$case]+listed} in
             FAIL-) good=false; say "  $config: $case FAILED: $reason"; show_case "$out" "$case" ;;
             ok-listed) good=false; say "  $config: $case passes, expected.txt says that it cannot" ;;
         esac
     done <"$out/results"
-    [ "$SERVER" = gofer ] || expected=()
+    [ "$server" = gofer ] || expected=()
     for case in "${!expected[@]}"; do
         [[ " $* " != *" ${case%%::*} "* ]] || [ -n "${seen[$case]-}" ] || { good=false; say "  $config: $case in expected.txt did not run"; }
     done
+    [ "$server" = gofer ] || config="$server $config"
     say "$config: $(grep -c '^ok ' "$out/results") ok, $(grep -c '^FAIL ' "$out/results") failed, $(grep -c '^skipped ' "$out/results") skipped;" \
         "$(tr '\n' ' ' <"$out/seconds" 2>/dev/null) total $(cat "$out/total") s"
-    [ ! -e "$out/measured" ] || sed 's/^/  /' "$out/measured"
+    sed 's/^/  /' "$out"/*.measured 2>/dev/null || true
     if ! $good; then
         say "  logs: $out"
         [ -e "$out/done" ] || tail -n 20 "$out/console.log" "$out/guest.log" "$out"/*.log
@@ -188,42 +195,62 @@ judge() {
     $good
 }
 
-# Runs a plan, each of its words "CONFIG SUITE...": one guest for each processor at a time.
-run_plan() {
-    local line good=true
+# Runs a plan, each of its words "SERVER CONFIG SUITE...", two guests at a time. $1 is called with the words of each that has ended.
+run_guests() {
+    local line ended=$1
+    shift
     for line in "$@"; do
-        check_config "${line%% *}"
-        get_kernel "${line%%-*}"
-    done
-    for line in "$@"; do
-        while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+        while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n || true; done
         # shellcheck disable=SC2086 # words
         case $line in
-            *" power") cut_power ${line% power} & ;;
-            *) guest $line & ;;
+            *" power") { trap : INT TERM HUP; cut_power $line; $ended $line; } & ;;
+            *) { trap : INT TERM HUP; guest $line; $ended $line; } & ;;
         esac
     done
     wait
-    # shellcheck disable=SC2086 # words
-    for line in "$@"; do judge $line || good=false; done
-    $good
+}
+
+group_of() { ps -o pgid= -p "$1" | tr -d ' '; }
+
+# Stopped by a signal: guests must not go on alone. The last process below each of our jobs, which outlive the signal for that, is of the
+# group of its kernel, which is not ours.
+end_guests() {
+    local job last child group
+    for job in $(jobs -rp); do
+        last=$job
+        while child=$(only_child "$last"); do last=$child; done
+        group=$(group_of "$last")
+        kill -KILL "$job" || true
+        [ "$group" = "$(group_of $$)" ] || kill -KILL -- "-$group" || true
+    done
 }
 
 ci_plan() {
-    say 6.1-tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
-    say 6.1-tmpfs-none-client-8192 power
-    say 6.1-ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
+    say gofer 6.1-tmpfs-none-client-131072 smoke pjdfstest fsx sqlite fio git tar faults
+    say gofer 6.1-tmpfs-none-client-8192 power
+    say gofer 6.1-ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
 }
 
+# Suites that start a gofer of their own: nothing else can be tried by them.
+own_server=" faults power hostile "
+
 all_plan() {
-    local tree cache access msize
-    say 6.1-tmpfs-none-client-8192 power
+    local kernel tree cache access msize suite others=
+    for suite in $suites; do [[ $own_server == *" $suite "* ]] || others+=" $suite"; done
+    for cache in none mmap loose readahead; do
+        for kernel in $kernel_names; do
+            [ $kernel-$cache != 6.1-readahead ] || continue
+            say gofer $kernel-tmpfs-$cache-client-131072 ${suites/power/}
+            say diod $kernel-tmpfs-$cache-client-131072 $others
+        done
+    done
+    for kernel in $kernel_names; do say gofer $kernel-tmpfs-none-client-8192 power; done
+    for cache in none mmap loose; do say gofer 6.1-ext4-$cache-client-131072 ${suites/power/}; done
     for tree in tmpfs ext4; do
-        for cache in none mmap loose; do say 6.1-$tree-$cache-client-131072 ${suites/power/}; done
         for access in client user acl; do
             for msize in 8192 131072 1048576; do
                 for cache in none mmap loose; do
-                    [ $access-$msize = client-131072 ] || say 6.1-$tree-$cache-$access-$msize-devices smoke pjdfstest fsx sqlite tar
+                    [ $access-$msize = client-131072 ] || say gofer 6.1-$tree-$cache-$access-$msize-devices smoke pjdfstest fsx sqlite tar
                 done
             done
         done
@@ -239,10 +266,10 @@ named_plan() {
     [[ " $* " != *" power "* ]] || [ $# -eq 1 ] || die "power is a guest by itself"
     for config in ${CONFIG-tmpfs-none-client-131072}; do
         case $config in
-            tmpfs-* | ext4-*) for kernel in ${wanted:-6.1}; do say "$kernel-$config $*"; done ;;
+            tmpfs-* | ext4-*) for kernel in ${wanted:-6.1}; do say "${SERVER-gofer} $kernel-$config $*"; done ;;
             *)
                 [[ -z $wanted || " $wanted " == *" ${config%%-*} "* ]] || die "CONFIG has $config, --kernel $wanted"
-                say "$config $*"
+                say "${SERVER-gofer} $config $*"
                 ;;
         esac
     done
@@ -265,15 +292,29 @@ done
 [[ $TOP != *' '* ]] || die "the guest's command line cannot take the space in $TOP"
 [ "$(id -u)" -eq 0 ] || die "the guest sees this root: run it as root"
 
+case ${SERVER-gofer} in gofer | diod | none) ;; *) die "no server $SERVER: there are gofer, diod and none" ;; esac
+
 case ${words[*]} in
-    ci) export FSX_STEPS=1000; lines=$(ci_plan) ;;
+    ci) steps=1000; lines=$(ci_plan) ;;
     all) lines=$(all_plan) ;;
     *) lines=$(named_plan "${words[@]}") ;;
 esac
 plan=()
-while read -r line; do
-    [[ -n $wanted && " $wanted " != *" ${line%%-*} "* ]] || plan+=("$line")
+trap let_kernels_go EXIT
+trap 'end_guests 2>/dev/null; exit 130' INT TERM HUP
+while read -r server config names; do
+    [[ -z $wanted || " $wanted " == *" ${config%%-*} "* ]] || continue
+    check_config "$config"
+    get_kernel "${config%%-*}"
+    plan+=("$server $config $names")
 done <<<"$lines"
 [ ${#plan[@]} -gt 0 ] || die "${words[*]} has nothing for kernel $wanted"
-trap let_kernels_go EXIT
-run_plan "${plan[@]}"
+good=true
+if [ "${words[*]}" = all ]; then
+    run_kept "${plan[@]}" || good=false
+else
+    run_guests true "${plan[@]}"
+    # shellcheck disable=SC2086 # words
+    for line in "${plan[@]}"; do judge $line || good=false; done
+fi
+$good

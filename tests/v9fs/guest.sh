@@ -10,6 +10,7 @@
 #   DEVICES  anything: the gofer keeps its capabilities, that to make devices among them
 #   MODULES  the folder that has the modules of kernels, each by its release (uname -r), which init loads
 #   SERVER   gofer (GOFER_BIN, or else target/gofer), diod, or none: the backing tree itself
+#   PROGRAMS the folder of packages and programs for some suites of programs.sh, as run.sh fills it
 #   LIMIT    seconds that one suite may take
 #
 # OUT/results has one line a case: "ok SUITE::CASE" or "FAIL SUITE::CASE why".
@@ -19,7 +20,7 @@ if [ "${1-}" != suite ]; then
     for word in "$@"; do [[ $word == *=* ]] && export "${word?}"; done
 fi
 export TOP OUT SUITES MODULES=${MODULES-/usr/lib/uml/modules} BACKING=${BACKING-tmpfs} CACHE=${CACHE-none} ACCESS=${ACCESS-client} MSIZE=${MSIZE-131072}
-export GOFER_BIN=${GOFER_BIN:-$TOP/target/gofer} SERVER=${SERVER-gofer} DISK=${DISK-/dev/ubda} LIMIT=${LIMIT-600}
+export GOFER_BIN=${GOFER_BIN:-$TOP/target/gofer} SERVER=${SERVER-gofer} DISK=${DISK-/dev/ubda} LIMIT=${LIMIT-600} PROGRAMS=${PROGRAMS-$TOP/target/programs}
 export WORK=/run/v9fs BACK=/run/v9fs/back MOUNT=/run/v9fs/mount
 
 die() { printf 'guest.sh: %s\n' "$*" >&2; exit 1; }

@@ -72,12 +72,12 @@ boot() {
     # Memory of the guest is a file, deleted at once: in memory where there is enough of it.
     local memory=/dev/shm
     [ -w $memory ] && [ "$(df --output=avail $memory | tail -n 1)" -gt 1500000 ] || memory=$TOP/target/v9fs
-    # Words that the kernel does not know are the environment of its init.
-    TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" "${kernel_program[$kernel]}" mem=1200M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
+    # seccomp=auto: 7.2 runs its processes by seccomp instead of ptrace, in half of the time. What a kernel does not know is its init's environment.
+    TMPDIR=$memory timeout -k 10 "$((limit * $# + 60))" "${kernel_program[$kernel]}" mem=1200M seccomp=auto root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
         "${disk[@]}" con=null con0=null,fd:1 init="$TOP/tests/v9fs/guest.sh" TOP="$TOP" OUT="$TOP/$out" \
         SERVER="$server" GOFER_BIN="${GOFER_BIN-}" GOFER_LOG="${GOFER_LOG-}" GOFER_TRACES="${GOFER_TRACES:+/run/out/traces}" LIMIT="$limit" FSX_STEPS="$steps" \
         MODULES="${kernel_modules[$kernel]}" BACKING="$tree" CACHE="$cache" ACCESS="$access" MSIZE="$msize" DEVICES="$devices" \
-        SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
+        PROGRAMS="$TOP/target/programs" SUITES="$(IFS=,; say "$*")" </dev/null >"$out/console.log" 2>&1
 }
 
 # guest SERVER CONFIG SUITE...
@@ -231,6 +231,36 @@ ci_plan() {
     say gofer 6.1-ext4-mmap-acl-131072-devices smoke pjdfstest sqlite hostile
 }
 
+# Packages without scripts, which dpkg can unpack into an empty root. Fetched once for all clones.
+get_debs() {
+    local names="diffutils findutils manpages" lock new
+    local debs=$cache/debs-${names// /-}
+    mkdir -p "$cache"
+    exec {lock}>"$cache/lock"
+    flock "$lock"
+    if [ ! -d "$debs" ]; then
+        rm -rf "$cache"/new.* # of a run that was killed
+        new=$(mktemp -d "$cache/new.XXXXXX")
+        # shellcheck disable=SC2086 # words
+        (cd "$new" && apt-get -o APT::Sandbox::User=root download $names) >"$cache/debs.log" 2>&1 ||
+            die "no packages for the suite dpkg ($names): apt-get download fails, see $cache/debs.log"
+        mv -T "$new" "$debs"
+    fi
+    exec {lock}>&-
+    rm -f target/programs/*.deb
+    cp "$debs"/*.deb target/programs/
+}
+
+# Go's own tests as programs: cmd/go's lock files, and os.
+build_go_tests() {
+    local package
+    go env GOROOT >target/programs/goroot
+    printf '%s\n' os cmd/go/internal/lockedfile cmd/go/internal/lockedfile/internal/filelock >target/programs/gopackages
+    while read -r package; do
+        go test -c -o "target/programs/${package##*/}.test" "$package" || die "cannot build the tests of Go's $package"
+    done <target/programs/gopackages
+}
+
 # Suites that start a gofer of their own: nothing else can be tried by them.
 own_server=" faults power hostile "
 
@@ -308,6 +338,9 @@ while read -r server config names; do
     get_kernel "${config%%-*}"
     plan+=("$server $config $names")
 done <<<"$lines"
+mkdir -p target/programs
+[[ " ${plan[*]} " != *" dpkg "* ]] || get_debs
+[[ " ${plan[*]} " != *" golang "* ]] || build_go_tests
 [ ${#plan[@]} -gt 0 ] || die "${words[*]} has nothing for kernel $wanted"
 good=true
 if [ "${words[*]}" = all ]; then

@@ -10,7 +10,7 @@ usage: ./build.sh [command]
   (none)       build the stripped release binary as target/gofer
   test         everything that CI checks: build, lints, unit tests, the suite against the binary; as root
   demo [DIR]   serve DIR (default: a small tree made for it) through a confined gofer, and show what it does
-  v9fs [SUITE...|all]
+  v9fs [--kernel 6.1|6.12|7.2|all] [SUITE...|all]
                mount the binary with Linux's own 9P client, in a guest, and run suites on it (default: those of CI); as root
   bench [OPTION...]
                measure the binary beside a limit and other servers; as root (OPTIONs: ./build.sh bench --help, docs/bench.md)
@@ -45,7 +45,7 @@ need_test_tools() {
 need_v9fs_tools() {
     need_tools
     need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3 dmsetup quota procps
-    [ "$1" = ci ] || need_packages dbench diod stress-ng
+    [[ " $* " == *" ci "* ]] || need_packages dbench diod stress-ng
     # Built once: cargo looks at what is installed and has nothing to do after that.
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
 }
@@ -154,10 +154,11 @@ case "${1-}" in
         cargo run --locked --quiet --release --example 9p -- demo "$@"
         ;;
     v9fs)
-        [ $# -gt 1 ] || set -- v9fs ci
-        need_v9fs_tools "$2"
+        shift
+        case "$# ${1-}" in "0 " | "1 --kernel="* | "2 --kernel") set -- "$@" ci ;; esac
+        need_v9fs_tools "$@"
         build
-        run_v9fs "${@:2}"
+        run_v9fs "$@"
         ;;
     bench)
         [ "$(id -u)" -eq 0 ] || die "the bench mounts a tmpfs: run it as root"

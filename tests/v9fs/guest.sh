@@ -8,7 +8,9 @@
 #   BACKING  tmpfs, or ext4: made on the block device DISK
 #   CACHE, ACCESS, MSIZE   the mount options of these names; access acl is client with posixacl
 #   DEVICES  anything: the gofer keeps its capabilities, that to make devices among them
+#   MODULES  the folder that has the modules of kernels, each by its release (uname -r), which init loads
 #   SERVER   gofer (GOFER_BIN, or else target/gofer), diod, or none: the backing tree itself
+#   PROGRAMS the folder of packages and programs for some suites of programs.sh, as run.sh fills it
 #   LIMIT    seconds that one suite may take
 #
 # OUT/results has one line a case: "ok SUITE::CASE" or "FAIL SUITE::CASE why".
@@ -17,8 +19,8 @@ set -euo pipefail
 if [ "${1-}" != suite ]; then
     for word in "$@"; do [[ $word == *=* ]] && export "${word?}"; done
 fi
-export TOP OUT SUITES BACKING=${BACKING-tmpfs} CACHE=${CACHE-none} ACCESS=${ACCESS-client} MSIZE=${MSIZE-131072}
-export GOFER_BIN=${GOFER_BIN:-$TOP/target/gofer} SERVER=${SERVER-gofer} DISK=${DISK-/dev/ubda} LIMIT=${LIMIT-600}
+export TOP OUT SUITES MODULES=${MODULES-/usr/lib/uml/modules} BACKING=${BACKING-tmpfs} CACHE=${CACHE-none} ACCESS=${ACCESS-client} MSIZE=${MSIZE-131072}
+export GOFER_BIN=${GOFER_BIN:-$TOP/target/gofer} SERVER=${SERVER-gofer} DISK=${DISK-/dev/ubda} LIMIT=${LIMIT-600} PROGRAMS=${PROGRAMS-$TOP/target/programs}
 export WORK=/run/v9fs BACK=/run/v9fs/back MOUNT=/run/v9fs/mount
 
 die() { printf 'guest.sh: %s\n' "$*" >&2; exit 1; }
@@ -26,7 +28,7 @@ die() { printf 'guest.sh: %s\n' "$*" >&2; exit 1; }
 # Loads a module of the guest's kernel after those that it needs: they do not lie where modprobe looks.
 load() {
     local modules needed module
-    modules=/usr/lib/uml/modules/$(uname -r)
+    modules=$MODULES/$(uname -r)
     needed=$(sed -n "s|^kernel/$1.ko:||p" "$modules/modules.dep")
     for module in $(printf '%s\n' $needed | tac) "kernel/$1.ko"; do
         grep -q "^$(basename "$module" .ko | tr - _) " /proc/modules || insmod "$modules/$module"

@@ -204,7 +204,7 @@ fn locks_alone_may_be_answered_late_or_never() {
         &[locked(1), locked(2), clunked.clone()][..],
         &[clunked.clone(), locked(2), locked(1)],
         &[locked(2), clunked.clone()],
-        &[clunked.clone()],
+        core::slice::from_ref(&clunked),
     ] {
         assert!(!is_wrong(&sent, told), "{told:?}");
     }

@@ -3,7 +3,7 @@
 use super::tree::{CANARY, Tree};
 use gofer::limits::{FRAME_BYTES, WINDOW_BYTES};
 use gofer::p9::messages::{
-    Message, Rchannel, Rlconnect, Rlcreate, Rlerror, Rlopen, Rucreate, Rversion, Tversion,
+    Message, Rchannel, Rlconnect, Rlcreate, Rlerror, Rlopen, Rucreate, Rversion, Tlock, Tversion,
     reply_least,
 };
 use gofer::p9::wire::{HEADER_BYTES, Header};
@@ -330,18 +330,36 @@ impl Peer {
         false
     }
 
-    /// That what it was told answers what it has sent, one by one.
+    /// That what it was told answers what it has sent, one by one and in order; but for locks that wait.
     pub(crate) fn check(&self) {
         assert!(!has_canary(&self.told), "what stands outside was told");
         let (mut asked, mut told) = (&self.sent[..self.done], &self.told[..]);
         // None: not known, since a refused Tversion may have changed it.
         let mut msize = Some(FRAME_BYTES).filter(|_| !self.agrees_elsewhere);
         let mut may_donate = 0;
+        let mut waiting: Vec<Header> = Vec::new();
         while let Some((reply, body_of_reply)) = frame(&mut told) {
-            let Some((asked, _)) = frame(&mut asked) else {
-                panic!("{reply:?} answers nothing");
+            let asked = loop {
+                let mut next = asked;
+                let first = frame(&mut next);
+                if let Some((first, _)) = first.filter(|(first, _)| first.tag == reply.tag) {
+                    if waiting.iter().any(|late| late.tag == reply.tag) {
+                        return; // which of the two is meant is not to be known
+                    }
+                    asked = next;
+                    break first;
+                }
+                if let Some(at) = waiting.iter().position(|late| late.tag == reply.tag) {
+                    break waiting.remove(at);
+                }
+                match first {
+                    Some((first, body)) if may_wait(first, body) => {
+                        waiting.push(first);
+                        asked = next;
+                    }
+                    _ => panic!("{reply:?} answers nothing, or not {first:?}"),
+                }
             };
-            assert_eq!(reply.tag, asked.tag, "{reply:?} to {asked:?}");
             let is_error = reply.kind == Rlerror::KIND;
             let size = reply.size as usize;
             if is_error {
@@ -371,7 +389,12 @@ impl Peer {
             may_donate += usize::from(DONATES.contains(&reply.kind));
         }
         if !self.is_deaf {
-            let unanswered = frame(&mut asked);
+            let mut unanswered = frame(&mut asked);
+            while let Some((first, body)) = unanswered
+                && may_wait(first, body)
+            {
+                unanswered = frame(&mut asked);
+            }
             assert!(
                 unanswered.is_none() || self.is_cut_off(),
                 "no answer to {unanswered:?}"
@@ -388,6 +411,12 @@ impl Peer {
             );
         }
     }
+}
+
+/// Whether a request may be answered late, or never: a Tlock with P9_LOCK_FLAGS_BLOCK, for reading or writing.
+fn may_wait(asked: Header, body: &[u8]) -> bool {
+    let is_it = |t: Tlock<'_>| t.flags & 1 == 1 && t.kind < 2;
+    asked.kind == Tlock::KIND && Tlock::decode(body).is_ok_and(is_it)
 }
 
 /// A channel that is over.

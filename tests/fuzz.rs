@@ -21,7 +21,7 @@ mod spec;
 mod wire;
 
 use gofer::p9::messages::{Message, Rlerror, Rlopen};
-use gofer::p9::messages::{Request, Tclunk, Tlopen, Tversion};
+use gofer::p9::messages::{Request, Tclunk, Tlock, Tlopen, Tversion};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
@@ -177,6 +177,47 @@ fn answers_that_are_wrong_are_noticed() {
         !is_wrong(&asked(14), &version(Tversion::KIND + 1, 14)),
         "what is asked is longer than was agreed on: the end"
     );
+}
+
+#[test]
+fn locks_alone_may_be_answered_late_or_never() {
+    let _alone = alone();
+    let is_wrong = |sent: &[Vec<u8>], told: &[Vec<u8>]| {
+        let peer = Peer::of(&sent.concat(), &told.concat());
+        is_noticed(|| peer.check())
+    };
+    let tagged = |kind, tag, body: &[u8]| {
+        let size = u8::try_from(7 + body.len()).unwrap();
+        [&[size, 0, 0, 0, kind, tag, 0], body].concat()
+    };
+    let lock = |tag, kind, flags| {
+        let body = [&[0, 0, 0, 0, kind, flags], &[0; 3 + 8 + 8 + 4 + 2][..]].concat();
+        tagged(Tlock::KIND, tag, &body)
+    };
+    let locked = |tag| tagged(Tlock::KIND + 1, tag, &[0]);
+    let (clunk, clunked) = (
+        tagged(Tclunk::KIND, 9, &[0; 4]),
+        tagged(Tclunk::KIND + 1, 9, &[]),
+    );
+    let sent = [lock(1, 1, 1), lock(2, 0, 1), clunk.clone()];
+    for told in [
+        &[locked(1), locked(2), clunked.clone()][..],
+        &[clunked.clone(), locked(2), locked(1)],
+        &[locked(2), clunked.clone()],
+        core::slice::from_ref(&clunked),
+    ] {
+        assert!(!is_wrong(&sent, told), "{told:?}");
+    }
+    assert!(is_wrong(&sent, &[locked(1)]), "no answer to the last");
+    assert!(is_wrong(&sent, &[clunked.clone(), clunked.clone()]), "two");
+    assert!(
+        is_wrong(&sent, &[clunked.clone(), locked(1), locked(1)]),
+        "two late ones"
+    );
+    for at_once in [lock(1, 1, 0), lock(1, 2, 1), clunk] {
+        let sent = [at_once, tagged(Tclunk::KIND, 3, &[0; 4])];
+        assert!(is_wrong(&sent, &[tagged(Tclunk::KIND + 1, 3, &[])]));
+    }
 }
 
 #[test]

@@ -44,8 +44,14 @@ need_test_tools() {
 
 need_v9fs_tools() {
     need_tools
-    need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3 dmsetup quota procps
+    need_packages user-mode-linux kmod e2fsprogs acl attr fio git sqlite3 dmsetup quota procps rsync
     [[ " $* " == *" ci "* ]] || need_packages dbench diod stress-ng
+    [[ " $* " != *" all "* && " $* " != *" postgres "* ]] || need_packages postgresql
+    if [[ " $* " == *" all "* || " $* " == *" python "* ]]; then
+        need_packages python3
+        need_packages "lib$(readlink /usr/bin/python3)-testsuite" # of the same version: libpython3.11-testsuite
+    fi
+    [[ " $* " != *" all "* && " $* " != *" golang "* ]] || command -v go >/dev/null || need_packages golang-go
     # Built once: cargo looks at what is installed and has nothing to do after that.
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
 }

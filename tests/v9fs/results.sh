@@ -13,10 +13,25 @@ common_inputs() {
         diod) sha256sum <"$(command -v diod)" ;;
     esac
     cat Cargo.lock tests/v9fs/guest.sh tests/v9fs/suites.sh tests/v9fs/mount.rs target/tools/.crates.toml
-    # shellcheck disable=SC2016 # dpkg's
-    dpkg-query -W -f '${Package} ${Version} ${Status}\n' \
-        dbench e2fsprogs fio git golang-go postgresql-15 python3 rsync sqlite3 stress-ng tar 2>/dev/null || true
 }
+
+# What one suite depends on beside: its file, and versions of what it runs.
+inputs_of() {
+    grep -l "^suite_$1() " tests/v9fs/*.sh | xargs -r cat
+    case $1 in
+        dbench | fio | git | rsync | tar) version_of "$1" ;;
+        dpkg) version_of dpkg; ls target/programs ;;
+        sqlite) version_of sqlite3 ;;
+        stress) version_of stress-ng ;;
+        postgres) version_of 'postgresql-[0-9]*' ;;
+        python) version_of python3 'libpython3*-testsuite'; cat tests/v9fs/python_tests.py ;;
+        golang) go version ;;
+        hostile) cat tests/hostile/* ;;
+    esac
+}
+
+# shellcheck disable=SC2016 # dpkg's
+version_of() { dpkg-query -W -f '${Package} ${Version} ${Status}\n' "$@" 2>/dev/null || true; }
 
 # Sets result_key for each line of a plan.
 set_keys() {
@@ -30,8 +45,7 @@ set_keys() {
             [ -z "${result_key[$server $kernel $suite]-}" ] || continue
             result_key[$server $kernel $suite]=$({
                 say "${common[$server]} ${kernel_version[$kernel]}"
-                grep -l "^suite_$suite() " tests/v9fs/*.sh | xargs -r cat
-                [ "$suite" != hostile ] || cat tests/hostile/*
+                inputs_of "$suite"
             } | sha256sum | cut -c 1-16)
         done
     done

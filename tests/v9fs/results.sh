@@ -55,16 +55,17 @@ set_keys() {
 kept_at() { printf '%s/%s-%s/%s-%s' "$kept" "$1" "$2" "$3" "${result_key[$1 ${2%%-*} $3]}"; }
 
 # keep SERVER CONFIG SUITE...: what a guest that has ended has to show. A suite that it did not begin is not kept; the one that ran when
-# the guest died has failed.
+# the guest died has failed, unless the guest was killed from outside: then it is not kept either.
 keep() {
     local server=$1 config=$2 out=target/v9fs/$1-$2 suite new at
     shift 2
     for suite in "$@" server; do
         case $suite in
-            server) ;;
+            server) [ ! -e "$out/killed" ] || continue ;;
             power) [ -e "$out/seconds" ] || continue ;;
             *)
                 [ -e "$out/$suite.log" ] || continue
+                grep -q "^[a-zA-Z]* $suite::finished" "$out/results" || [ ! -e "$out/killed" ] || continue
                 grep -q "^[a-zA-Z]* $suite::finished" "$out/results" || say "FAIL $suite::finished the guest ended" >>"$out/results"
                 ;;
         esac

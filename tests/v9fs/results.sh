@@ -55,16 +55,17 @@ set_keys() {
 kept_at() { printf '%s/%s-%s/%s-%s' "$kept" "$1" "$2" "$3" "${result_key[$1 ${2%%-*} $3]}"; }
 
 # keep SERVER CONFIG SUITE...: what a guest that has ended has to show. A suite that it did not begin is not kept; the one that ran when
-# the guest died has failed.
+# the guest died has failed, unless the guest was killed from outside: then it is not kept either.
 keep() {
     local server=$1 config=$2 out=target/v9fs/$1-$2 suite new at
     shift 2
     for suite in "$@" server; do
         case $suite in
-            server) ;;
+            server) [ ! -e "$out/killed" ] || continue ;;
             power) [ -e "$out/seconds" ] || continue ;;
             *)
                 [ -e "$out/$suite.log" ] || continue
+                grep -q "^[a-zA-Z]* $suite::finished" "$out/results" || [ ! -e "$out/killed" ] || continue
                 grep -q "^[a-zA-Z]* $suite::finished" "$out/results" || say "FAIL $suite::finished the guest ended" >>"$out/results"
                 ;;
         esac
@@ -112,7 +113,7 @@ run_kept() {
     commit=$(git describe --always --dirty 2>/dev/null || say unknown)
     set_keys "$@"
     mkdir -p "$kept"
-    find "$kept" -mindepth 2 -maxdepth 2 -mtime +60 -exec rm -rf {} + # nothing has used it for long: results are short
+    find "$kept" -mindepth 2 -maxdepth 2 -mtime +60 -exec rm -rf {} + # old ones are run again
     for line in "$@"; do
         read -r server config names <<<"$line"
         todo=
@@ -133,6 +134,7 @@ run_kept() {
         esac
     done
     print_table "$@"
+    print_commits "$@"
     print_ours_alone "$@"
     $good
 }
@@ -147,7 +149,7 @@ passed_failed() {
 # In Markdown, for the documents: tmpfs, access=client, msize=131072.
 print_table() {
     local kernel suite cache row out
-    printf '\nEach cell: passed/failed with gofer, then with diod. %s, on tmpfs, access=client, msize=131072.\n' "$commit"
+    printf '\nEach cell: passed/failed with gofer, then with diod. On tmpfs, access=client, msize=131072.\n'
     for kernel in $kernel_names; do
         [[ " $* " == *" $kernel-tmpfs-"* ]] || continue
         printf '\n| Linux %s | none | mmap | loose | readahead |\n|---|---|---|---|---|\n' "${kernel_version[$kernel]}"
@@ -163,6 +165,16 @@ print_table() {
             say "$row"
         done
     done
+}
+
+# A result is of the commit that it was run on: a later one that changes nothing that it depends on does not run it again.
+print_commits() {
+    local line server config names suite
+    printf '\nResults, each of the commit, day and kernel when it was run:\n'
+    for line in "$@"; do
+        read -r server config names <<<"$line"
+        for suite in $names; do cat "$(kept_at "$server" "$config" "$suite")/commit" 2>/dev/null || true; done
+    done | sort | uniq -c
 }
 
 # Failures of ours that diod has not, where both ran: those that expected.txt does not list, and how many it lists for which reason.

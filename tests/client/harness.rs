@@ -682,7 +682,7 @@ impl Gofer {
             let timeout = PollTimeout::try_from(PATIENCE).expect("a short time");
             if poll(&mut fds, timeout).expect("poll a pipe") == 0 {
                 let stderr = self.stderr();
-                panic!("the program still runs after 20 s; stderr: {stderr}");
+                panic!("the program still runs after a minute; stderr: {stderr}");
             }
             match stdout.read(&mut chunk) {
                 Ok(0) => break,
@@ -776,7 +776,7 @@ pub fn until<T, E: fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, E
     loop {
         match look() {
             Ok(well) => return well,
-            Err(seen) if begin.elapsed() > PATIENCE => panic!("{what}: {seen:?} after 20 s"),
+            Err(seen) if begin.elapsed() > PATIENCE => panic!("{what}: {seen:?} after a minute"),
             Err(_) => sleep(Duration::from_millis(10)),
         }
     }

@@ -34,7 +34,7 @@ pub const O_RDWR: u32 = 2;
 pub const O_TRUNC: u32 = 0x200;
 
 /// How long a receive may take: only so that a hang becomes a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no answer of the wanted kind.
 #[derive(Debug)]

@@ -130,7 +130,7 @@ impl Tracer {
         let begun = Instant::now();
         let mut state = self.0.lock();
         while !until(&state) {
-            assert!(begun.elapsed() < PATIENCE, "not in 20 s: {state:?}");
+            assert!(begun.elapsed() < PATIENCE, "not in a minute: {state:?}");
             state = self.0.changed.wait_timeout(state, PATIENCE).unwrap().0;
         }
         assert_eq!(state.complaint, None);

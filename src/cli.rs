@@ -301,15 +301,18 @@ pub fn parse<'a>(
 }
 
 /// What a command line says of logs, whatever else is wrong with it: a refusal stands in each of them. Flags
-/// are taken wherever they may stand, and those with wrong values are passed over.
+/// with wrong values are passed over. A word that is no flag ends them, but in front of the word `gofer`, where it may
+/// be the value of a flag that is not known.
 #[inline(never)]
-pub fn logs<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> Options<'a> {
+pub fn logs<'a>(mut words: impl Iterator<Item = &'a [u8]> + Clone) -> Options<'a> {
     let mut options = Options::default();
     let mut tables = ALL;
     while let Some(word) = words.next() {
-        let Some((name, value)) = split_flag(word) else {
-            if word == b"gofer" {
-                tables = BEHIND;
+        let Some((name, value)) = split_flag(word).filter(|(name, _)| !name.is_empty()) else {
+            match word {
+                b"gofer" if tables == ALL => tables = BEHIND,
+                _ if tables == ALL && words.clone().any(|later| later == b"gofer") => {}
+                _ => break,
             }
             continue;
         };

@@ -55,10 +55,8 @@ fn start(args: Args) -> i32 {
     let command = match cli::parse(words.iter().copied(), &mut options) {
         Ok(command) => command,
         Err(refusal) => {
-            say(
-                2,
-                text!("gofer: %; --help lists the flags", Raw(refusal.text)),
-            );
+            let _where_it_can = raw::ignore_write_signals(); // standard error may be a pipe without a reader
+            complain(text!("gofer: %; --help lists the flags", Raw(refusal.text)).told());
             // A runtime gives its gofer /dev/null for standard error: the logs have it too.
             let mut options = cli::logs(words.iter().copied());
             if options.names_log() {

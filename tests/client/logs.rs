@@ -8,7 +8,7 @@ use crate::p9::{Fault, NOID, O_RDONLY, PATIENCE, refused, t};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{mkfifo, pipe2};
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -1078,6 +1078,56 @@ fn usage_errors_stand_in_every_log_that_the_command_line_names() {
                 }
             }
         }
+    }
+}
+
+/// Words behind the last flag are no flags: no file is made of them.
+#[test]
+fn usage_errors_make_no_log_of_words_that_are_no_flags() {
+    let tree = plain();
+    let log = tree.outside("log");
+    let log = flag("log", &log);
+    for words in [
+        &["--", &*log][..],
+        &["run", &*log],
+        &["gofer", "--nonsense", "word", &*log],
+        &["--nonsense=1", "--bundle=/b", "word", &*log],
+        &["gofer", &*log],
+    ] {
+        let exit = Launch::raw(words).start().exit();
+        assert_eq!(exit.code, Some(128), "{words:?}: {exit:?}");
+        assert!(!tree.outside("log").exists(), "{words:?}");
+    }
+    for words in [
+        &["--nonsense", "value", &*log, "gofer"][..],
+        &["--nonsense=1", &*log, "--bundle=/b"],
+        &["--", &*log, "gofer", "--bundle="],
+    ] {
+        let exit = Launch::raw(words).start().exit();
+        assert!(matches!(exit.code, Some(2 | 128)), "{words:?}: {exit:?}");
+        let told = fs::read_to_string(tree.outside("log")).unwrap_or_default();
+        assert!(told.contains("FATAL ERROR: "), "{words:?}: {told:?}");
+        fs::remove_file(tree.outside("log")).unwrap();
+    }
+}
+
+/// Where standard error is a pipe that is full, or that has no reader, the start does not wait and the log has it.
+#[test]
+fn usage_errors_do_not_wait_for_standard_error() {
+    for has_reader in [true, false] {
+        let tree = plain();
+        let log = tree.outside("log");
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        while nix::unistd::write(&writer, &[0; 4096]).is_ok() {}
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let reader = has_reader.then_some(reader);
+        let launch = Launch::raw(&["--nonsense", &*flag("log", &log), "gofer"])
+            .by("/bin/sh", &["-c", "exec \"$0\" \"$@\" 2>&9"])
+            .hand([(writer, 9)]);
+        let exit = launch.start().exit();
+        assert_eq!(exit.code, Some(2), "{has_reader}: {exit:?}");
+        assert!(text(&log).contains("-nonsense"), "{has_reader}");
+        drop(reader);
     }
 }
 

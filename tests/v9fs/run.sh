@@ -132,7 +132,8 @@ after_power_cut() (
     done
     # Else the power was not cut: what nobody has asked to keep is there too.
     [ ! -s disk2.files/file ] || { say "what was never synced is there"; exit 1; }
-    head -n -1 told >whole # the last line may be half a line
+    # The last line may be half a line. A whole one counts: it may be a "may", and what it tells may be on the disk.
+    if [ -z "$(tail -c 1 told)" ]; then cp told whole; else head -n -1 told >whole; fi
     # The last word on each path: KIND PATH WHAT, then what it may have become since, and where it may have gone.
     awk '
         $1 == "may" { may[$2] = $3; next }

@@ -13,7 +13,8 @@
 # all keeps each suite's result in GOFER_CACHE and takes it from there as long as nothing has changed that it depends on, so a run that
 # was stopped goes on where it was. It runs diod beside ours, and ends with a table of both.
 #
-# SERVER=diod or SERVER=none shows what another server, or the tree by itself, makes of it: nothing is judged then.
+# SERVER=diod or SERVER=none shows what another server, or the tree by itself, makes of it: nothing is judged then. With all, SERVER=gofer
+# or SERVER=diod is the half to run.
 # GOFER_BIN is another gofer than target/gofer; GOFER_LOG=1 keeps the log of all requests. Logs and results are in target/v9fs/.
 # GOFER_CACHE is the folder for kernels and for results of all (default: $XDG_CACHE_HOME/gofer, ~/.cache/gofer).
 #
@@ -25,7 +26,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export TOP=$PWD
 
 suites=$(sed -n 's/^suite_\([a-z_]*\)() .*/\1/p' tests/v9fs/*.sh | xargs)
-limit=${LIMIT-600}        # seconds that one suite may take
+limit=${LIMIT-600}        # seconds that one suite may take; in all, where Go's os suite runs, 1800
 steps=${FSX_STEPS-10000} # of fsx
 
 say() { printf '%s\n' "$*"; }
@@ -336,7 +337,7 @@ case ${SERVER-gofer} in gofer | diod | none) ;; *) die "no server $SERVER: there
 
 case ${words[*]} in
     ci) steps=1000; lines=$(ci_plan) ;;
-    all) lines=$(all_plan) ;;
+    all) limit=${LIMIT-1800}; lines=$(all_plan | grep "^${SERVER-}") || die "all has nothing for the server $SERVER" ;;
     *) lines=$(named_plan "${words[@]}") ;;
 esac
 plan=()

@@ -1,5 +1,7 @@
 //! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
 
+use rustix::fd::RawFd;
+
 use crate::decimal::{digit, is_among, split_once};
 use crate::limits::{CHANNEL_SPIN_US, CHANNELS, CONNECTIONS};
 use crate::sys::arena::List;
@@ -21,7 +23,7 @@ pub enum Contract {
 pub struct Options<'a> {
     given: List<(&'static [u8], &'a [u8])>,
     /// `--io-fds`, in order.
-    pub io_fds: List<i32>,
+    pub io_fds: List<RawFd>,
     /// Names of global flags that are not known here, and were skipped with their values.
     pub skipped: List<&'a [u8]>,
 }
@@ -36,7 +38,7 @@ impl<'a> Options<'a> {
             .find(|(given, _)| *given == name.as_bytes())
         {
             Some((_, value)) => value,
-            None => known(ALL, name.as_bytes()).map_or(b"", |flag| flag.default),
+            None => known(Part::Any, name.as_bytes()).map_or(b"", |flag| flag.default),
         }
     }
 
@@ -60,13 +62,10 @@ impl<'a> Options<'a> {
         integer(self.text(name)).map_or(0, |(_, size)| size)
     }
 
-    /// Whether a log is named, other than standard error.
-    pub fn names_log(&self) -> bool {
-        ["log-fd", "debug-log-fd"]
-            .iter()
-            .any(|name| self.number(name) >= 0)
-            || !self.text("log").is_empty()
-            || !self.debug_log().is_empty()
+    /// Whether `number` is a descriptor that is named for something else than a log.
+    pub fn names_descriptor(&self, number: RawFd) -> bool {
+        let one = |name: &&str| self.number(name) == i64::from(number);
+        self.io_fds.contains(&number) || DESCRIPTORS.iter().any(one)
     }
 
     /// The pattern of the debug log's path: `--debug-log`, or else the directory that runtimes before
@@ -94,7 +93,7 @@ impl<'a> Options<'a> {
             )
             .told());
         }
-        let flag = find(FRONT, name)?;
+        let flag = find(Part::Front, name)?;
         take(self, &flag, value)?;
         self.given.push((flag.name, value));
         Ok(())
@@ -158,14 +157,34 @@ const GLOBAL_FLAGS: &str = "
     refs-leak-mode:s= overlayfs-stale-read:b= cpu-num-min:i= verity:b= controls:s=
 ";
 
-/// The tables whose flags stand before the word `gofer`, behind it, and where that word is not there.
-const FRONT: &[&str] = &[GLOBAL_FLAGS];
-const BEHIND: &[&str] = &[GOFER_FLAGS];
-const ALL: &[&str] = &[GOFER_FLAGS, GLOBAL_FLAGS];
+/// Flags that name one descriptor each: those of the later contract.
+pub const DESCRIPTORS: [&str; 3] = ["spec-fd", "mounts-fd", "sync-userns-fd"];
 
-/// The flags that say which logs there are, and how they are opened.
-const LOG_FLAGS: &str =
-    "log log-fd log-format debug-log debug-log-dir debug-log-fd debug-log-format spec-fd";
+/// The flags that say which logs there are, how they are opened, and which descriptors are none.
+const LOG_FLAGS: &str = "log log-fd log-format debug-log debug-log-dir debug-log-fd debug-log-format \
+                         io-fds spec-fd mounts-fd sync-userns-fd";
+
+/// Where a flag stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Before the word `gofer`.
+    Front,
+    /// Behind it.
+    Behind,
+    /// On a command line without that word, or where it is not known yet whether it comes.
+    Any,
+}
+
+impl Part {
+    /// The flags that may stand there.
+    fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Front => &[GLOBAL_FLAGS],
+            Self::Behind => &[GOFER_FLAGS],
+            Self::Any => &[GOFER_FLAGS, GLOBAL_FLAGS],
+        }
+    }
+}
 
 /// A flag of the tables.
 struct Flag {
@@ -190,17 +209,17 @@ fn all(table: &'static str) -> impl Iterator<Item = Flag> {
 }
 
 #[inline(never)]
-fn known(tables: &[&'static str], name: &[u8]) -> Option<Flag> {
-    let mut found = tables
+fn known(part: Part, name: &[u8]) -> Option<Flag> {
+    let mut found = part
+        .tables()
         .iter()
         .map(|table| all(table).find(|flag| flag.name == name));
     found.find(Option::is_some).flatten()
 }
 
 /// A flag. Error: what Go says of one that is unknown.
-fn find(tables: &[&'static str], name: &[u8]) -> Result<Flag, Told> {
-    known(tables, name)
-        .ok_or_else(|| text!("flag provided but not defined: -%", Quoted(name)).told())
+fn find(part: Part, name: &[u8]) -> Result<Flag, Told> {
+    known(part, name).ok_or_else(|| text!("flag provided but not defined: -%", Quoted(name)).told())
 }
 
 /// The words that a flag takes, by the letter of its type, and what its value is called.
@@ -265,17 +284,24 @@ pub fn parse<'a>(
     words: impl Iterator<Item = &'a [u8]> + Clone,
     options: &mut Options<'a>,
 ) -> Result<Command<'a>, Refusal> {
-    let mut parser = Parser {
+    let scan = |part| Scan {
         words: words.clone(),
+        part,
     };
+    let names_command = || scan(Part::Any).any(is_command);
     let global = |text| Refusal {
-        status: if names_command(words.clone()) { 2 } else { 128 },
+        status: if names_command() { 2 } else { 128 },
         text,
     };
-    match parser.flags(FRONT, options) {
+    let mut front = scan(Part::Front);
+    match front.flags(options) {
         Ok(Stop::Help) => return Ok(Command::Help),
         Ok(Stop::Word(Some(b"gofer"))) => {
-            let stop = parser.flags(BEHIND, options).map_err(local)?;
+            let mut behind = Scan {
+                part: Part::Behind,
+                ..front
+            };
+            let stop = behind.flags(options).map_err(local)?;
             return finish(&stop, options, &global);
         }
         Ok(Stop::Word(Some(word))) => {
@@ -287,16 +313,13 @@ pub fn parse<'a>(
                 .told(),
             ));
         }
-        // No sub-command: the short form, where a flag of the gofer's is met (or nothing at all).
+        // No sub-command: the short form, where a flag of the gofer's comes (or nothing at all).
         Ok(Stop::Word(None)) => {}
-        Err(_) if !names_command(words.clone()) => {}
+        Err(_) if !names_command() => {}
         Err(text) => return Err(global(text)),
     }
     *options = Options::default();
-    let mut parser = Parser {
-        words: words.clone(),
-    };
-    let stop = parser.flags(ALL, options).map_err(local)?;
+    let stop = scan(Part::Any).flags(options).map_err(local)?;
     finish(&stop, options, &global)
 }
 
@@ -304,56 +327,71 @@ pub fn parse<'a>(
 /// with wrong values are passed over. A word that is no flag ends them, but in front of the word `gofer`, where it may
 /// be the value of a flag that is not known.
 #[inline(never)]
-pub fn logs<'a>(mut words: impl Iterator<Item = &'a [u8]> + Clone) -> Options<'a> {
+pub fn logs<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Options<'a> {
     let mut options = Options::default();
-    let mut tables = ALL;
-    while let Some(word) = words.next() {
-        let Some((name, value)) = split_flag(word).filter(|(name, _)| !name.is_empty()) else {
-            match word {
-                b"gofer" if tables == ALL => tables = BEHIND,
-                _ if tables == ALL && words.clone().any(|later| later == b"gofer") => {}
-                _ => break,
+    let mut scan = Scan {
+        words,
+        part: Part::Any,
+    };
+    while let Some(token) = scan.next() {
+        match token {
+            Token::Word(b"gofer") if scan.part == Part::Any => scan.part = Part::Behind,
+            Token::Word(_) if scan.part == Part::Any && scan.clone().any(is_command) => {}
+            Token::Word(_) => break,
+            Token::Flag(name, Some(flag), Some(value)) if is_among(LOG_FLAGS, name) => {
+                if take(&mut options, &flag, value).is_ok() {
+                    options.given.push((flag.name, value));
+                }
             }
-            continue;
-        };
-        let Some(flag) = known(tables, name) else {
-            continue;
-        };
-        let value = match value {
-            Some(value) => value,
-            None if flag.kind == b'b' => continue,
-            None => words.next().unwrap_or_default(),
-        };
-        if is_among(LOG_FLAGS, name) && take(&mut options, &flag, value).is_ok() {
-            options.given.push((flag.name, value));
+            Token::Flag(..) => {}
         }
     }
     options
 }
 
-/// The name of a flag, and its value if that stands in the same word. Without: not a flag.
-fn split_flag(word: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let body = word.strip_prefix(b"-")?;
-    let body = body.strip_prefix(b"-").unwrap_or(body);
-    Some(match split_once(body, b'=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (body, None),
-    })
+/// A part of the command line.
+enum Token<'a> {
+    /// A flag's name, what is known of it, and its value: in the same word, or in the next one if it is
+    /// a flag that takes one.
+    Flag(&'a [u8], Option<Flag>, Option<&'a [u8]>),
+    /// A word that is no flag, `-` and `--` among them.
+    Word(&'a [u8]),
 }
 
-/// Whether the word `gofer` is there, and not as the value of the flag before it.
-fn names_command<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
-    let mut takes_value = false;
-    for word in words {
-        if word == b"gofer" && !takes_value {
-            return true;
-        }
-        takes_value = match split_flag(word) {
-            Some((name, None)) => known(BEHIND, name).is_some_and(|flag| flag.kind != b'b'),
-            _ => false,
+fn is_command(token: Token<'_>) -> bool {
+    matches!(token, Token::Word(b"gofer"))
+}
+
+/// Splits words by Go's rules. It refuses nothing.
+#[derive(Clone)]
+struct Scan<I> {
+    words: I,
+    /// Whose flags take a value of a word of their own.
+    part: Part,
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Scan<I> {
+    type Item = Token<'a>;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<Token<'a>> {
+        let word = self.words.next()?;
+        let body = match word {
+            b"-" | b"--" => return Some(Token::Word(word)),
+            [b'-', b'-', body @ ..] | [b'-', body @ ..] => body,
+            _ => return Some(Token::Word(word)),
         };
+        let (name, value) = match split_once(body, b'=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (body, None),
+        };
+        let flag = known(self.part, name);
+        let value = match &flag {
+            Some(flag) if value.is_none() && flag.kind != b'b' => self.words.next(),
+            _ => value,
+        };
+        Some(Token::Flag(name, flag, value))
     }
-    false
 }
 
 fn local(text: Told) -> Refusal {
@@ -437,52 +475,41 @@ fn invalid(value: &[u8], name: &[u8], why: &[u8]) -> Told {
     .told()
 }
 
-struct Parser<I> {
-    words: I,
-}
-
 /// Where a run of flags ended.
 enum Stop<'a> {
     Word(Option<&'a [u8]>),
     Help,
 }
 
-impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Parser<I> {
+impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Scan<I> {
     /// Takes flags up to the first word that is none, which is taken too.
-    fn flags(
-        &mut self,
-        tables: &'static [&'static str],
-        options: &mut Options<'a>,
-    ) -> Result<Stop<'a>, Told> {
+    fn flags(&mut self, options: &mut Options<'a>) -> Result<Stop<'a>, Told> {
         loop {
-            let Some(word) = self.words.next() else {
-                return Ok(Stop::Word(None));
-            };
-            let (name, value) = match (word, split_flag(word)) {
-                (b"-", _) | (_, None) => return Ok(Stop::Word(Some(word))),
-                (b"--", _) => return Ok(Stop::Word(self.words.next())),
-                (_, Some(flag)) => flag,
+            let whole = self.words.clone().next().unwrap_or_default();
+            let (name, flag, value) = match self.next() {
+                None => return Ok(Stop::Word(None)),
+                Some(Token::Word(b"--")) => return Ok(Stop::Word(self.words.next())),
+                Some(Token::Word(word)) => return Ok(Stop::Word(Some(word))),
+                Some(Token::Flag(name, flag, value)) => (name, flag, value),
             };
             if name.is_empty() || name.starts_with(b"-") {
-                return Err(text!("bad flag syntax: %", Quoted(word)).told());
+                return Err(text!("bad flag syntax: %", Quoted(whole)).told());
             }
-            match name {
-                b"help" | b"h" => return Ok(Stop::Help),
-                _ => {}
+            if is_among("help h", name) {
+                return Ok(Stop::Help);
             }
             // A runtime passes its flags as --name=value. One that is not known here concerns the runtime alone.
-            let is_foreign = tables == FRONT && known(ALL, name).is_none();
+            let is_foreign = self.part == Part::Front && known(Part::Any, name).is_none();
             if is_foreign && value.is_some() {
                 options.skipped.push(name);
                 continue;
             }
-            let flag = find(tables, name)?;
+            let flag = flag.map_or_else(|| find(self.part, name), Ok)?;
             let value = match value {
                 Some(value) => value,
                 None if flag.kind == b'b' => b"true",
                 None => {
-                    let next = self.words.next();
-                    next.ok_or_else(|| text!("flag needs an argument: -%", Raw(flag.name)).told())?
+                    return Err(text!("flag needs an argument: -%", Raw(flag.name)).told());
                 }
             };
             take(options, &flag, value)?;
@@ -541,7 +568,7 @@ fn take(options: &mut Options<'_>, flag: &Flag, value: &[u8]) -> Result<(), Told
             Ok(_) if options.io_fds.len() == CONNECTIONS => {
                 return Err(text!("more than % --io-fds", Number(CONNECTIONS as u64)).told());
             }
-            Ok(number) => match i32::try_from(number) {
+            Ok(number) => match RawFd::try_from(number) {
                 Ok(fd) => {
                     options.io_fds.push(fd);
                     None
@@ -867,10 +894,12 @@ mod tests {
         assert_eq!(fault(&["gofer", "--io-fds=3"]).1, "--bundle is missing");
         assert_eq!(fault(&["gofer", "--bundle=b"]).1, "--io-fds is missing");
         assert_eq!(fault(&[]).1, "--bundle is missing");
-        assert_eq!(
-            serve(&["--bundle", "gofer", "--io-fds=3"]).text("bundle"),
-            b"gofer"
-        );
+        // The value of a flag is not the command.
+        for name in ["bundle", "log"] {
+            let flag = format!("--{name}");
+            let options = serve(&["--bundle=b", "--io-fds=3", &flag, "gofer"]);
+            assert_eq!(options.text(name), b"gofer");
+        }
     }
 
     #[test]

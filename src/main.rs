@@ -9,7 +9,7 @@ mod startup;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
 
-use gofer::cli::{self, Command, Contract, Help, Options};
+use gofer::cli::{self, Command, Contract, DESCRIPTORS, Help, Options};
 use gofer::clock::{self, Offset};
 use gofer::decimal::is_among;
 use gofer::fs::Fs;
@@ -17,7 +17,6 @@ use gofer::fs::attach::{self, Attach, Changes};
 use gofer::fs::attr::Special;
 use gofer::fs::file::Reopen;
 use gofer::limits::FIRST_FREE_FD;
-use gofer::log::open::Placed;
 use gofer::log::{self, Log};
 use gofer::sandbox::newroot::{self, Place};
 use gofer::sandbox::root::RootFault;
@@ -35,7 +34,6 @@ use gofer::sys::{image, raw};
 use gofer::tables::Key;
 use gofer::text;
 use gofer::text::Arg::{Flag, Hex, Number, Of, Quoted, Raw, Said, Signed, Str};
-use gofer::text::Told;
 use rustix::fd::{AsFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
@@ -58,10 +56,8 @@ fn start(args: Args) -> i32 {
             let _where_it_can = raw::ignore_write_signals(); // standard error may be a pipe without a reader
             complain(text!("gofer: %; --help lists the flags", Raw(refusal.text)).told());
             // A runtime gives its gofer /dev/null for standard error: the logs have it too.
-            let mut options = cli::logs(words.iter().copied());
-            if options.names_log() {
-                let _refused = serve(&mut options, &words, Some(refusal.text));
-            }
+            let options = cli::logs(words.iter().copied());
+            log::open::report(&options, pid(), host_zone(), refusal.text);
             return refusal.status;
         }
     };
@@ -74,7 +70,7 @@ fn start(args: Args) -> i32 {
             say(1, text!("gofer %", VERSION));
             0
         }
-        Command::Serve(mut options) => match serve(&mut options, &words, None) {
+        Command::Serve(mut options) => match serve(&mut options, &words) {
             Ok(()) => 0,
             Err(Fatal(text)) => {
                 complain(text);
@@ -87,73 +83,63 @@ fn start(args: Args) -> i32 {
 /// The descriptors that the command line names, but for the logs.
 struct Inherited {
     sockets: List<(OwnedFd, RawFd)>,
-    /// The last three of [`NAMED_FDS`], as far as they are given.
+    /// Those of [`DESCRIPTORS`], as far as they are given.
     later: [Option<OwnedFd>; 3],
 }
 
-/// Flags that name one descriptor each; the last three are those of the later contract.
-const NAMED_FDS: [&str; 5] = [
-    "log-fd",
-    "debug-log-fd",
-    "spec-fd",
-    "mounts-fd",
-    "sync-userns-fd",
-];
-
-/// All of it: read, confine, serve. Or, of a command line that is `refused`, tell the logs why.
-fn serve(
-    options: &mut Options<'static>,
-    words: &[&[u8]],
-    refused: Option<Told>,
-) -> Result<(), Fatal> {
-    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    raw::ignore_write_signals().map_err(step("ignoring signals"))?;
-    let pid = u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs());
-    let mut log = Log::new(pid, host_zone());
-    let mut logs = List::new();
-    let inherited = match open_inherited(options, refused, &mut log, &mut logs) {
-        Ok(inherited) => inherited,
-        Err(fault) => {
-            if refused.is_none() {
-                complain(fault.0); // before a log may take the place of standard error
-            }
-            if descriptors::settle(logs, &[]).is_ok() {
-                log.fatal(text!("%", Raw(fault.0)));
-            }
-            return Err(Fatal(b""));
-        }
-    };
-    // Again: one of 0 to 2 may have been named, and moved.
-    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    let sockets = inherited.sockets.iter().map(|(socket, _)| socket);
-    let kept = List::of(sockets.chain(inherited.later.iter().flatten()));
-    descriptors::settle(logs, &kept).map_err(step("closing inherited descriptors"))?;
-    banner(options, words, &log);
-    serve_logged(options, inherited, &mut log)
-        .inspect_err(|fatal| log.fatal(text!("%", Raw(fatal.0))))
+fn pid() -> u64 {
+    u64::from(rustix::process::getpid().as_raw_pid().unsigned_abs())
 }
 
-/// The logs, so that all that goes wrong stands there, and the other descriptors.
+/// All of it: read, confine, serve.
 #[inline(never)]
-fn open_inherited(
-    options: &Options<'_>,
-    refused: Option<Told>,
-    log: &mut Log,
-    logs: &mut Placed,
-) -> Result<Inherited, Fatal> {
-    let is_l = options.contract() == Contract::L;
-    let [log_fd, debug_log_fd, later @ ..] = NAMED_FDS.map(|name| {
+fn serve(options: &mut Options<'static>, words: &[&[u8]]) -> Result<(), Fatal> {
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
+    raw::ignore_write_signals().map_err(step("ignoring signals"))?;
+    let mut log = Log::new(pid(), host_zone());
+    let inherited = inherit(options);
+    // One of 0 to 2 may have been named, and moved.
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
+    let mut logs = List::new();
+    log::open::open(options, &mut log, &mut logs)
+        .map_err(Fatal)
+        .and_then(|()| {
+            if let Err(fatal) = &inherited {
+                complain(fatal.0); // before a log may take the place of standard error
+            }
+            descriptors::place_fixed(logs).map_err(step("placing the logs"))
+        })
+        .inspect_err(|fatal| log::open::report(options, pid(), log.offset, fatal.0))?;
+    banner(options, words, &log);
+    let tell = |fatal: &Fatal, log: &Log| log.fatal(text!("%", Raw(fatal.0)));
+    match inherited {
+        Ok(inherited) => {
+            serve_logged(options, inherited, &mut log).inspect_err(|fatal| tell(fatal, &log))
+        }
+        Err(fatal) => {
+            tell(&fatal, &log);
+            Err(Fatal(b""))
+        }
+    }
+}
+
+/// Takes over what the command line names, but for the logs.
+#[inline(never)]
+fn inherit(options: &Options<'_>) -> Result<Inherited, Fatal> {
+    let number = |name| {
         let number = options.number(name).clamp(-1, RawFd::MAX.into());
         RawFd::try_from(number).unwrap_or(-1)
-    });
-    let later = if is_l { later } else { [-1; 3] };
-    let [spec_fd, list_fd, userns_fd] = later;
-    let named = [log_fd, debug_log_fd, spec_fd, list_fd, userns_fd];
+    };
+    let later = match options.contract() {
+        Contract::L => DESCRIPTORS.map(number),
+        Contract::S => [-1; 3],
+    };
     // Looked at before any is moved.
+    let mut named = List::of(["log-fd", "debug-log-fd"].map(number).into_iter());
+    named.extend(later);
     let checked = descriptors::check_named(&options.io_fds, &named);
-    log::open::open(options, refused, log, logs).map_err(Fatal)?;
-    // Runtimes before 2022 have no such flag, and those that have it and leave it out are met in the loop.
-    if is_l && options.flag("lisafs") {
+    // Runtimes before 2022 have no such flag. Those that have it and leave it out are recognised by their first message.
+    if options.contract() == Contract::L && options.flag("lisafs") {
         return Err(Fatal(SPEAKS_9P));
     }
     checked.map_err(|(fd, errno)| unusable(options, fd, errno))?;
@@ -188,6 +174,9 @@ fn serve_logged(
 ) -> Result<(), Fatal> {
     // An error is the end of the process: nothing is closed on the way there.
     let mut inherited = ManuallyDrop::new(inherited);
+    let held = inherited.sockets.iter().map(|(socket, _)| socket);
+    let held = List::of(held.chain(inherited.later.iter().flatten()));
+    descriptors::close_others(&held).map_err(step("closing inherited descriptors"))?;
     let Inherited {
         sockets,
         later: [spec_fd, list_fd, userns],

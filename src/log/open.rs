@@ -1,157 +1,184 @@
 //! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
 
-use rustix::fd::{OwnedFd, RawFd};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::{Format, Level, Log, Target};
 use crate::cli::{Contract, Options};
-use crate::clock::Civil;
-use crate::limits::{DEBUG_LOG_FD, LOG_FD, STDERR_LOG_FD};
+use crate::clock::{Civil, Offset};
+use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{copy, move_up};
 use crate::sandbox::newroot::fd_path;
 use crate::sys::arena::{List, c_path};
 use crate::sys::raw::wall_clock;
 use crate::text;
-use crate::text::Arg::{Of, Padded, Quoted, Signed};
+use crate::text::Arg::{Of, Padded, Quoted, Raw, Signed};
 use crate::text::{Say, Sink, Told};
 
 /// Descriptors of the logs, each with the fixed number that it is to be moved to.
 pub type Placed = List<(OwnedFd, RawFd)>;
 
-/// Opens the logs, tells `log` of them, and adds their descriptors to `placed`. Of a command line that is
-/// `refused`, all that it names.
+/// What a command line can name for a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    LogFd,
+    Log,
+    DebugLogFd,
+    DebugLog,
+}
+
+/// Opens the logs, makes them targets of `log`, and adds their descriptors to `placed`. A descriptor goes before
+/// a path.
 ///
-/// Error: why it is refused, or else what the original says of the first log that cannot be opened or is not
-/// to be had. The others are opened all the same: the error is for them.
-pub fn open(
-    options: &Options<'_>,
-    refused: Option<Told>,
-    log: &mut Log,
-    placed: &mut Placed,
-) -> Result<(), Told> {
+/// Error: what the original says of the first log that cannot be opened; [`report`] writes it to the others.
+pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result<(), Told> {
     log.debug = options.is_debug();
-    let first = refused.map_or(Ok(()), Err);
-    let mut logs = Logs { log, placed, first };
-    let debug_fd = options.number("debug-log-fd");
     let is_later = options.contract() == Contract::L;
-    match named_log(options) {
-        // What the runtime reads: why it failed, as one JSON object, and nothing else.
-        Some(fd) if is_later => logs.add(fd, LOG_FD, Ok(Format::Json), Level::Fatal),
-        Some(fd) => logs.add_whole(fd, LOG_FD, options, "log-format"),
-        None if is_later || refused.is_some() => {}
-        None => logs.add_whole(standard_error(), LOG_FD, options, "log-format"),
-    }
-    if debug_fd >= 0 {
-        if !is_later {
-            logs.fail(
-                b"flag --debug-log-fd should only be passed to 'boot' command, \
-                  but was passed to \"gofer\"",
-            );
+    let debug_fd = options.number("debug-log-fd");
+    for (first, second, number) in [
+        (Named::LogFd, Named::Log, LOG_FD),
+        (Named::DebugLogFd, Named::DebugLog, DEBUG_LOG_FD),
+    ] {
+        if first == Named::DebugLogFd && debug_fd >= 0 {
+            if !is_later {
+                return Err(
+                    b"flag --debug-log-fd should only be passed to 'boot' command, \
+                             but was passed to \"gofer\"",
+                );
+            }
+            // What else is written to standard error goes there too.
+            placed.push((inherited(options, debug_fd, FIRST_FREE_FD)?, 2));
         }
-        logs.add_whole(copy_log(debug_fd), DEBUG_LOG_FD, options, DEBUG_FORMAT);
-        // What else is written to standard error goes there too.
-        match copy_log(debug_fd) {
-            Ok(fd) if is_later => logs.placed.push((fd, 2)),
-            _ => {}
-        }
-    } else if !options.debug_log().is_empty() {
-        let suffix = if is_later { ".txt" } else { "" };
-        let fd = open_debug_log(&options.debug_log(), logs.log.offset, suffix);
-        logs.add_whole(fd, DEBUG_LOG_FD, options, DEBUG_FORMAT);
+        let named = match open_named(first, options, log.offset, FIRST_FREE_FD) {
+            None => open_named(second, options, log.offset, FIRST_FREE_FD),
+            named => named,
+        };
+        let fd = match named {
+            Some(fd) => fd,
+            None if is_later || number != LOG_FD => continue,
+            None => standard_error(),
+        };
+        add(log, placed, number, fd?, form(first, options))?;
     }
     if is_later && options.flag("alsologtostderr") {
-        logs.add_whole(standard_error(), STDERR_LOG_FD, options, DEBUG_FORMAT);
+        let form = form(Named::DebugLog, options);
+        add(log, placed, STDERR_LOG_FD, standard_error()?, form)?;
     }
-    logs.first
+    Ok(())
 }
 
-const DEBUG_FORMAT: &str = "debug-log-format";
-
-/// The logs, while they are opened.
-struct Logs<'a> {
-    log: &'a mut Log,
-    placed: &'a mut Placed,
-    /// What went wrong first.
-    first: Result<(), Told>,
+/// Writes why the start is refused to every log that the command line names, as far as each can be opened; as
+/// text where its format is wrong.
+#[inline(never)]
+pub fn report(options: &Options<'_>, pid: u64, offset: Offset, why: Told) {
+    let all = [Named::LogFd, Named::Log, Named::DebugLogFd, Named::DebugLog];
+    for named in all {
+        // At any number: nothing is moved to a fixed one any more.
+        if let Some(Ok(fd)) = open_named(named, options, offset, 0) {
+            let (format, least) = form(named, options);
+            let (_fd, target) = target(fd, format.unwrap_or_default(), least);
+            let mut log = Log::new(pid, offset);
+            log.targets = [Some(target), None, None];
+            log.fatal(text!("%", Raw(why)));
+        }
+    }
 }
 
-impl Logs<'_> {
-    fn fail(&mut self, why: Told) {
-        self.first = self.first.and(Err(why));
-    }
-
-    /// A log of lines of every level that is made, in the format that flag `format` names.
-    fn add_whole(
-        &mut self,
-        fd: Result<OwnedFd, Told>,
-        number: RawFd,
-        options: &Options<'_>,
-        format: &str,
-    ) {
-        self.add(fd, number, format_of(options.text(format)), Level::Debug);
-    }
-
-    /// One log more, if it can be opened, as text where its format is wrong.
-    fn add(
-        &mut self,
-        fd: Result<OwnedFd, Told>,
-        number: RawFd,
-        format: Result<Format, Told>,
-        least: Level,
-    ) {
-        match fd {
-            Ok(fd) => add(
-                self.log,
-                self.placed,
-                fd,
-                number,
-                format.unwrap_or_default(),
-                least,
-            ),
-            Err(why) => self.fail(why),
+/// Opens a log, if it is named, at a number from `least` on. Error: what the original says.
+#[inline(never)]
+fn open_named(
+    named: Named,
+    options: &Options<'_>,
+    offset: Offset,
+    least: RawFd,
+) -> Option<Result<OwnedFd, Told>> {
+    match named {
+        Named::LogFd | Named::DebugLogFd => {
+            let number = match named {
+                Named::LogFd => options.number("log-fd"),
+                _ => options.number("debug-log-fd"),
+            };
+            (number >= 0).then(|| inherited(options, number, least))
         }
-        if let Err(why) = format {
-            self.fail(why);
+        Named::Log => {
+            let path = options.text("log");
+            let open = || append(path, 0o644, least).map_err(|errno| cannot(path, errno));
+            (!path.is_empty()).then(open)
+        }
+        Named::DebugLog => {
+            let pattern = options.debug_log();
+            let is_later = options.contract() == Contract::L;
+            let open =
+                || open_debug_log(&pattern, offset, if is_later { ".txt" } else { "" }, least);
+            (!pattern.is_empty()).then(open)
         }
     }
+}
+
+/// How lines look in a log, and the least level that goes there. Error: what the original says of an unknown format.
+fn form(named: Named, options: &Options<'_>) -> (Result<Format, Told>, Level) {
+    let name = match named {
+        // What a later runtime reads: why it failed, as one JSON object, and nothing else.
+        Named::LogFd | Named::Log if options.contract() == Contract::L => {
+            return (Ok(Format::Json), Level::Fatal);
+        }
+        Named::LogFd | Named::Log => "log-format",
+        Named::DebugLogFd | Named::DebugLog => "debug-log-format",
+    };
+    (format_of(options.text(name)), Level::Debug)
 }
 
 fn add(
     log: &mut Log,
     placed: &mut Placed,
-    fd: OwnedFd,
     number: RawFd,
-    format: Format,
-    least: Level,
-) {
-    let kind = fstat(&fd).map_or(FileType::Unknown, |stat| {
-        FileType::from_raw_mode(stat.st_mode)
-    });
-    let again = match kind {
-        FileType::Fifo | FileType::CharacterDevice => unblocked(&fd),
-        _ => None,
-    };
-    let may_block = again.is_none() && matches!(kind, FileType::Fifo | FileType::CharacterDevice);
-    let fd = again.unwrap_or(fd);
-    let is_socket = kind == FileType::Socket;
+    fd: OwnedFd,
+    (format, least): (Result<Format, Told>, Level),
+) -> Result<(), Told> {
+    let (fd, target) = target(fd, format?, least);
     if let Some(place) = log.targets.iter_mut().find(|place| place.is_none()) {
         *place = Some(Target {
             fd: number,
-            format,
-            least,
-            is_socket,
-            may_block,
+            ..target
         });
         placed.push((fd, number));
     }
+    Ok(())
+}
+
+/// A descriptor as a target, opened again if it could block.
+fn target(fd: OwnedFd, format: Format, least: Level) -> (OwnedFd, Target) {
+    let kind = kind_of(&fd);
+    let can_block = matches!(kind, FileType::Fifo | FileType::CharacterDevice);
+    let again = if can_block { unblocked(&fd) } else { None };
+    let may_block = can_block && again.is_none();
+    let fd = again.unwrap_or(fd);
+    let target = Target {
+        fd: fd.as_raw_fd(),
+        format,
+        least,
+        is_socket: kind == FileType::Socket,
+        may_block,
+    };
+    (fd, target)
+}
+
+fn kind_of(fd: &OwnedFd) -> FileType {
+    fstat(fd).map_or(FileType::Unknown, |stat| {
+        FileType::from_raw_mode(stat.st_mode)
+    })
 }
 
 /// The same pipe or terminal, opened again, so that not to block is a matter of ours alone.
 fn unblocked(fd: &OwnedFd) -> Option<OwnedFd> {
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    move_up(openat(CWD, fd_path(fd), flags, Mode::empty()).ok()?).ok()
+    move_up(
+        openat(CWD, fd_path(fd), flags, Mode::empty()).ok()?,
+        FIRST_FREE_FD,
+    )
+    .ok()
 }
 
 fn cannot(name: &[u8], errno: Errno) -> Told {
@@ -168,47 +195,56 @@ fn format_of(name: &[u8]) -> Result<Format, Told> {
     })
 }
 
-/// `--log-fd`, or else `--log`, if one is named.
-fn named_log(options: &Options<'_>) -> Option<Result<OwnedFd, Told>> {
-    let (number, path) = (options.number("log-fd"), options.text("log"));
-    match path {
-        _ if number >= 0 => Some(copy_log(number)),
-        b"" => None,
-        path => Some(append(path, 0o644).map_err(|errno| cannot(path, errno))),
-    }
-}
-
 fn standard_error() -> Result<OwnedFd, Told> {
-    copy(2).map_err(|errno| cannot(b"standard error", errno))
+    copy(2, FIRST_FREE_FD).map_err(|errno| cannot(b"standard error", errno))
 }
 
-fn copy_log(number: i64) -> Result<OwnedFd, Told> {
-    let fd = RawFd::try_from(number)
-        .map_err(|_| Errno::BADF)
-        .and_then(copy);
-    fd.map_err(|errno| text!("error opening log: FD %: %", Signed(number), Of(errno)).told())
+/// A copy of the descriptor that a flag names.
+///
+/// Errors: `EBADF` not open, not for writing, or named for something else too; `EINVAL` nothing that takes lines,
+/// an eventfd(2) for one, which may block for ever; fcntl(2)'s.
+#[inline(never)]
+fn inherited(options: &Options<'_>, number: i64, least: RawFd) -> Result<OwnedFd, Told> {
+    let copied = || {
+        let raw = RawFd::try_from(number).map_err(|_| Errno::BADF)?;
+        if options.names_descriptor(raw) {
+            return Err(Errno::BADF);
+        }
+        let fd = copy(raw, least)?;
+        // One of O_PATH has no access mode: O_RDONLY.
+        if (fcntl_getfl(&fd)? & OFlags::ACCMODE) == OFlags::RDONLY {
+            return Err(Errno::BADF);
+        }
+        match kind_of(&fd) {
+            FileType::Unknown => Err(Errno::INVAL),
+            _ => Ok(fd),
+        }
+    };
+    copied().map_err(|errno| text!("error opening log: FD %: %", Signed(number), Of(errno)).told())
 }
 
-fn append(path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+fn append(path: &[u8], mode: u32, least: RawFd) -> Result<OwnedFd, Errno> {
     let path = c_path(path)?;
     let flags =
         OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let open = |access| openat(CWD, path, flags | access, Mode::from_raw_mode(mode));
-    move_up(match open(OFlags::WRONLY) {
+    let fd = match open(OFlags::WRONLY) {
         // A pipe that nobody reads yet, which is not waited for.
         Err(Errno::NXIO) => open(OFlags::RDWR)?,
         opened => opened?,
-    })
+    };
+    move_up(fd, least)
 }
 
 fn open_debug_log(
     pattern: &[u8],
-    offset: crate::clock::Offset,
+    offset: Offset,
     suffix: &str,
+    least: RawFd,
 ) -> Result<OwnedFd, Told> {
     let path = debug_log_path(pattern, Civil::of(wall_clock(), offset), suffix);
     make_parents(&path)
-        .and_then(|()| append(&path, 0o664))
+        .and_then(|()| append(&path, 0o664, least))
         .map_err(|errno| {
             text!(
                 "error opening debug log file in \"%\": %",

@@ -61,37 +61,46 @@ pub fn check_named(sockets: &[RawFd], logs: &[RawFd]) -> Result<(), (RawFd, Errn
 /// ones; [`check_named`] has looked at it. Errors: `EBADF` not open; fcntl(2)'s.
 pub fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
     let fd = inherit(number).ok_or(Errno::BADF)?;
-    move_up(fd)
-}
-
-/// Moves a descriptor clear of the fixed ones. Errors: fcntl(2)'s.
-pub fn move_up(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     fcntl_dupfd_cloexec(&fd, FIRST_FREE_FD)
 }
 
-/// A copy of the inherited descriptor `number`, clear of the fixed ones; what was copied stays until
-/// [`settle`] closes it, or for ever below 3. Errors: `EBADF` not open; fcntl(2)'s.
-pub fn copy(number: RawFd) -> Result<OwnedFd, Errno> {
-    let fd = ManuallyDrop::new(inherit(number).ok_or(Errno::BADF)?);
-    fcntl_dupfd_cloexec(&*fd, FIRST_FREE_FD)
+/// Moves a descriptor to a number from `least` on, if it is below. Errors: fcntl(2)'s.
+pub fn move_up(fd: OwnedFd, least: RawFd) -> Result<OwnedFd, Errno> {
+    match fd.as_raw_fd() >= least {
+        true => Ok(fd),
+        false => fcntl_dupfd_cloexec(&fd, least),
+    }
 }
 
-/// Puts `placed` at their numbers and placeholders at the fixed numbers that are left, and closes every
-/// descriptor but 0 to 2, these, and `kept`. Errors: pipe2(2)'s, dup3(2)'s, close_range(2)'s.
-pub fn settle(mut placed: List<(OwnedFd, RawFd)>, kept: &[&OwnedFd]) -> Result<(), Errno> {
-    // What is inherited at the fixed numbers is replaced.
-    let fixed = [PROC_FD, LOG_FD, DEBUG_LOG_FD, STDERR_LOG_FD, SPARE_LOG_FD];
-    for number in fixed
+/// A copy of the inherited descriptor `number`, at a number from `least` on; what was copied stays until
+/// [`close_others`] closes it, or for ever below 3. Errors: `EBADF` not open; fcntl(2)'s.
+pub fn copy(number: RawFd, least: RawFd) -> Result<OwnedFd, Errno> {
+    let fd = ManuallyDrop::new(inherit(number).ok_or(Errno::BADF)?);
+    fcntl_dupfd_cloexec(&*fd, least)
+}
+
+/// The fixed numbers from 3 on.
+const FIXED: [RawFd; 5] = [PROC_FD, LOG_FD, DEBUG_LOG_FD, STDERR_LOG_FD, SPARE_LOG_FD];
+
+/// Puts `placed` at their numbers and placeholders at the fixed numbers that are left. What is inherited there is
+/// closed. Errors: pipe2(2)'s, dup3(2)'s.
+pub fn place_fixed(mut placed: List<(OwnedFd, RawFd)>) -> Result<(), Errno> {
+    for number in FIXED
         .into_iter()
         .filter(|number| placed.iter().all(|(_, taken)| taken != number))
     {
-        place(move_up(placeholder()?)?, number)?;
+        place(move_up(placeholder()?, FIRST_FREE_FD)?, number)?;
     }
     while let Some((fd, number)) = placed.pop() {
         place(fd, number)?;
     }
+    Ok(())
+}
+
+/// Closes every descriptor but 0 to 2, the fixed ones, and `kept`. Errors: close_range(2)'s.
+pub fn close_others(kept: &[&OwnedFd]) -> Result<(), Errno> {
     let mut numbers = List::of(kept.iter().map(|fd| fd.as_raw_fd()));
-    numbers.extend(fixed);
+    numbers.extend(FIXED);
     let mut from = 3;
     // In ascending order, without the two kilobytes that sorting takes.
     while let Some(&number) = numbers.iter().filter(|&&number| number >= from).min() {
@@ -112,7 +121,7 @@ pub fn clone_proc() -> Result<(), Errno> {
     let fds = openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
     let clone = detached::clone(&fds, OpenTreeFlags::empty())?;
     // A procfs mounted with other options, or another file system at /proc, may not lead to our files.
-    let probe = move_up(placeholder()?)?;
+    let probe = move_up(placeholder()?, FIRST_FREE_FD)?;
     let mut buffer = [0; 11];
     let name = crate::decimal::c_digits(probe.as_raw_fd().unsigned_abs(), &mut buffer);
     let again = openat(&clone, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;

@@ -7,17 +7,18 @@ use crate::harness::{
 use crate::p9::{Fault, NOID, O_RDONLY, PATIENCE, refused, t};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest line, with its newline (`LOG_LINE_BYTES`).
@@ -984,100 +985,259 @@ fn usage_error_stands_in_the_log() {
     assert!(told.contains("nonsense"), "{told:?}");
 }
 
-/// Command lines that are refused, in front of the word gofer and behind it, by both launches.
+/// Words that are refused in front of the word gofer or behind it, and what is said of them.
+const REFUSED_IN_FRONT: [(&[&str], &str); 5] = [
+    (&["--nonsense"], "flag provided but not defined: -nonsense"),
+    (&["---x"], "bad flag syntax: ---x"),
+    (
+        &["--debug=maybe"],
+        "invalid boolean value \"maybe\" for -debug: parse error",
+    ),
+    (&["--bundle=/b"], "flag provided but not defined: -bundle"),
+    (
+        &["--log-fd=x", "--debug-log-fd=y"],
+        "invalid value \"x\" for flag -log-fd: parse error",
+    ),
+];
+const REFUSED_BEHIND: [(&[&str], &str); 4] = [
+    (
+        &["--nonsense=1"],
+        "flag provided but not defined: -nonsense",
+    ),
+    (
+        &["--apply-caps=x"],
+        "invalid boolean value \"x\" for -apply-caps: parse error",
+    ),
+    (&["--io-fds"], "flag needs an argument: -io-fds"),
+    (&["--bundle="], "--bundle is missing"),
+];
+
+/// The logs that a refused command line names, and which of them can be written to.
+struct Asked {
+    flags: Vec<String>,
+    /// Files, each with whether it is the debug log.
+    files: Vec<(PathBuf, bool)>,
+    /// Likewise sockets, with the end to read and the number of the other.
+    sockets: Vec<(UnixStream, UnixStream, i32, bool)>,
+}
+
+impl Asked {
+    fn of(tree: &Tree, what: &str) -> Asked {
+        let mut asked = Asked {
+            flags: vec![
+                "--log-format=json".into(),
+                "--debug-log-format=json-k8s".into(),
+            ],
+            files: Vec::new(),
+            sockets: Vec::new(),
+        };
+        for word in what.split(' ') {
+            let path = tree.outside(word);
+            match word {
+                "log" | "debug-log" => {
+                    // The value is a word of its own.
+                    asked.flags.push(format!("--{word}"));
+                    asked.flags.push(path.display().to_string());
+                    asked.files.push((path, word == "debug-log"));
+                }
+                "debug-log-dir" => {
+                    asked.flags.push(flag(word, &path));
+                    asked.files.push((path, true));
+                }
+                "fds" => {
+                    for (name, number) in [("log-fd", 7), ("debug-log-fd", 8)] {
+                        let (ours, theirs) = UnixStream::pair().unwrap();
+                        asked.flags.push(format!("--{name}={number}"));
+                        asked.sockets.push((ours, theirs, number, number == 8));
+                    }
+                }
+                "closed-fds" => asked
+                    .flags
+                    .extend(["--log-fd=77".into(), "--debug-log-fd=99999999999".into()]),
+                other => panic!("{other}"),
+            }
+        }
+        asked
+    }
+
+    /// Starts it with these words; what each log has, and whether it is the debug log.
+    fn refused(self, words: &[&str]) -> (Exit, Vec<(String, bool)>) {
+        let mut handed = Vec::new();
+        let mut read = Vec::new();
+        for (ours, theirs, number, is_debug) in self.sockets {
+            handed.push((theirs.into(), number));
+            read.push((ours, is_debug));
+        }
+        let exit = Launch::raw(words).hand(handed).start().exit();
+        let mut texts = Vec::new();
+        for (path, is_debug) in self.files {
+            let path = match path.is_dir() {
+                true => fs::read_dir(path).unwrap().next().unwrap().unwrap().path(),
+                false => path,
+            };
+            texts.push((fs::read_to_string(path).unwrap_or_default(), is_debug));
+        }
+        for (mut socket, is_debug) in read {
+            let mut text = String::new();
+            socket.read_to_string(&mut text).unwrap();
+            texts.push((text, is_debug));
+        }
+        (exit, texts)
+    }
+}
+
+/// By both launches, in front of the word gofer, behind it, and without that word.
 #[test]
 fn usage_errors_stand_in_every_log_that_the_command_line_names() {
-    let behind: [(&[&str], &str); 4] = [
-        (
-            &["--nonsense=1"],
-            "flag provided but not defined: -nonsense",
-        ),
-        (
-            &["--apply-caps=x"],
-            "invalid boolean value \"x\" for -apply-caps",
-        ),
-        (&["--io-fds"], "flag needs an argument: -io-fds"),
-        (&["--bundle="], "--bundle is missing"),
-    ];
-    let front: [(&[&str], &str); 5] = [
-        (&["--nonsense"], "flag provided but not defined: -nonsense"),
-        (&["---x"], "bad flag syntax: ---x"),
-        (
-            &["--debug=maybe"],
-            "invalid boolean value \"maybe\" for -debug",
-        ),
-        (&["--bundle=/b"], "flag provided but not defined: -bundle"),
-        (
-            &["--log-fd=x", "--debug-log-fd=y"],
-            "invalid value \"x\" for flag -log-fd",
-        ),
-    ];
-    for launch in [&[][..], &["--spec-fd=9"]] {
-        let refused =
-            (behind.iter().map(|it| (it, false))).chain(front.iter().map(|it| (it, true)));
-        for (&(words, wanted), is_front) in refused {
-            // The flags of the logs stand behind the fault.
-            for logs in ["log debug-log", "log", "debug-log", "debug-log-dir", "fds"] {
+    let front = REFUSED_IN_FRONT.iter().map(|it| (it, "front"));
+    let behind = REFUSED_BEHIND.iter().map(|it| (it, "behind"));
+    let short = REFUSED_BEHIND.iter().map(|it| (it, "short"));
+    let refused: Vec<_> = front.chain(behind).chain(short).collect();
+    for is_later in [false, true] {
+        for &(&(words, wanted), place) in &refused {
+            for what in [
+                "log debug-log",
+                "log",
+                "debug-log",
+                "debug-log-dir",
+                "fds",
+                "log fds debug-log",
+                "log closed-fds debug-log",
+            ] {
                 let tree = plain();
-                let (log, debug) = (tree.outside("log"), tree.outside("debug"));
-                let dir = tree.outside("dir");
-                let sockets = [7, 8].map(|number| (UnixStream::pair().unwrap(), number));
-                let mut flags: Vec<String> = match logs {
-                    "fds" => vec!["--log-fd=7".into(), "--debug-log-fd=8".into()],
-                    "debug-log-dir" => vec![flag("debug-log-dir", &dir)],
-                    _ => logs
-                        .split(' ')
-                        .map(|name| flag(name, if name == "log" { &log } else { &debug }))
-                        .collect(),
-                };
-                flags.push("--log-format=json".into());
-                let all: Vec<&str> = (words.iter().copied().filter(|_| is_front))
-                    .chain(flags.iter().map(String::as_str))
-                    .chain(["gofer", "--bundle=/b", "--io-fds=3"])
-                    .chain(launch.iter().copied())
-                    .chain(words.iter().copied().filter(|_| !is_front))
+                let asked = Asked::of(&tree, what);
+                let logs = asked.flags.clone();
+                let count = asked.files.len() + asked.sockets.len();
+                // The flags of the logs stand behind the fault.
+                let all: Vec<&str> = (words.iter().copied().filter(|_| place == "front"))
+                    .chain(logs.iter().map(String::as_str))
+                    .chain(Some("gofer").filter(|_| place != "short"))
+                    .chain(["--bundle=/b", "--io-fds=3"])
+                    .chain(Some("--spec-fd=9").filter(|_| is_later))
+                    .chain(words.iter().copied().filter(|_| place != "front"))
                     .collect();
-                let mut read = Vec::new();
-                let mut handed = Vec::new();
-                for ((ours, theirs), number) in sockets {
-                    read.push(ours);
-                    handed.push((theirs.into(), number));
-                }
 
-                let exit = Launch::raw(&all).hand(handed).start().exit();
+                let (exit, texts) = asked.refused(&all);
 
-                assert_eq!(
-                    exit.code,
-                    Some(if is_front { 2 } else { 128 }),
-                    "{all:?}: {exit:?}"
-                );
+                let code = if place == "front" { 2 } else { 128 };
+                assert_eq!(exit.code, Some(code), "{all:?}: {exit:?}");
                 assert_eq!(exit.stderr.lines().count(), 1, "{all:?}: {exit:?}");
                 assert!(exit.stderr.contains(wanted), "{all:?}: {exit:?}");
-                let mut texts = Vec::new();
-                match logs {
-                    "fds" => texts.extend(read.iter_mut().map(|socket| {
-                        let mut text = String::new();
-                        socket.read_to_string(&mut text).unwrap();
-                        text
-                    })),
-                    "debug-log-dir" => {
-                        let entry = fs::read_dir(&dir).unwrap().next().unwrap().unwrap();
-                        texts.push(text(&entry.path()));
-                    }
-                    _ => texts.extend(
-                        [(log, "log"), (debug, "debug-log")]
-                            .into_iter()
-                            .filter(|(_, name)| logs.split(' ').any(|other| other == *name))
-                            .map(|(path, _)| text(&path)),
-                    ),
-                }
-                for text in texts {
-                    let plain = text.replace(r#"\""#, "\""); // as JSON has it
-                    assert_eq!(plain.lines().count(), 1, "{all:?}: {text:?}");
-                    assert!(plain.contains(wanted), "{all:?}: {text:?}");
+                assert_eq!(texts.len(), count);
+                for (text, is_debug) in texts {
+                    assert_eq!(text.lines().count(), 1, "{all:?}: {text:?}");
+                    let fatal = (format!("FATAL ERROR: {wanted}"), "warning".into());
+                    let (key, wanted) = match (is_debug, is_later) {
+                        (true, _) => ("log", fatal),
+                        (false, false) => ("msg", fatal),
+                        (false, true) => ("msg", (wanted.to_owned(), "error".into())),
+                    };
+                    assert_eq!(objects(&text, key), [wanted], "{all:?}");
                 }
             }
         }
+    }
+}
+
+/// A spec that can be written to stays as it is, a client gets no line, and the log that is one has it.
+#[test]
+fn a_descriptor_that_is_named_for_something_else_gets_no_line() {
+    for other in ["io-fds", "spec-fd", "mounts-fd", "sync-userns-fd"] {
+        for log_flag in ["log-fd", "debug-log-fd"] {
+            for nonsense in [&["--nonsense"][..], &[]] {
+                let tree = plain();
+                let log = tree.outside("log");
+                let file = memfd_create("named twice", MFdFlags::MFD_CLOEXEC).unwrap();
+                let mut file = File::from(file);
+                file.write_all(b"a spec").unwrap();
+                let words = [
+                    format!("--{log_flag}=50"),
+                    flag("log", &log),
+                    "gofer".into(),
+                    "--spec-fd=52".into(),
+                    format!("--{other}=50"), // the last one counts
+                    "--bundle=/b".into(),
+                    "--io-fds=51".into(),
+                ];
+                let words: Vec<&str> = (words.iter().map(String::as_str))
+                    .chain(nonsense.iter().copied())
+                    .collect();
+                let handed = file.try_clone().unwrap().into();
+                let exit = Launch::raw(&words).hand([(handed, 50)]).start().exit();
+                assert_eq!(exit.code, Some(128), "{words:?}: {exit:?}");
+                let mut kept = String::new();
+                file.rewind().unwrap();
+                file.read_to_string(&mut kept).unwrap();
+                assert_eq!(kept, "a spec", "{words:?}");
+                let told = text(&log);
+                let wanted = match nonsense {
+                    [] => "FD 50: bad file descriptor",
+                    _ => "-nonsense",
+                };
+                assert!(told.contains(wanted), "{words:?}: {told:?}");
+            }
+        }
+    }
+}
+
+/// What takes no lines: it is closed for writing, or could hold the start up for ever.
+#[test]
+fn log_fds_that_take_no_lines_end_the_start() {
+    let tree = plain();
+    let open = |flags| {
+        let file = tree.outside("bundle/config.json");
+        nix::fcntl::open(&file, flags, nix::sys::stat::Mode::empty()).unwrap()
+    };
+    let event = nix::sys::eventfd::EventFd::new().unwrap();
+    let all: [(OwnedFd, &str); 3] = [
+        (open(OFlag::O_RDONLY), "bad file descriptor"),
+        (open(OFlag::O_PATH), "bad file descriptor"),
+        (event.into(), "invalid argument"),
+    ];
+    for (fd, why) in all {
+        let log = tree.outside("log");
+        let exit = launch(&tree, &["--log-fd=50", &flag("log", &log)])
+            .hand([(fd, 50)])
+            .start()
+            .exit();
+        let wanted = format!("error opening log: FD 50: {why}");
+        exit.expect_fatal(&wanted);
+        assert!(text(&log).contains(&format!("FATAL ERROR: {wanted}")));
+        fs::remove_file(&log).unwrap();
+    }
+}
+
+/// The reason is in the log: too few descriptors for the logs, and a kernel without close_range(2).
+#[test]
+fn starts_that_end_before_the_logs_are_in_place_leave_their_reason_there() {
+    let tree = plain();
+    let strace = [
+        "-o/dev/null",
+        "-e",
+        "trace=close_range",
+        "-e",
+        "inject=close_range:error=ENOSYS",
+    ];
+    let few = ["-c", "ulimit -n 8; exec \"$0\" \"$@\""];
+    for (by, words, wanted) in [
+        ("/bin/sh", &few[..], "invalid argument"),
+        (
+            "strace",
+            &strace[..],
+            "closing inherited descriptors: function not implemented",
+        ),
+    ] {
+        let log = tree.outside("log");
+        let exit = launch(&tree, &[&flag("log", &log)])
+            .by(by, words)
+            .start()
+            .exit();
+        assert_eq!(exit.code, Some(128), "{by}: {exit:?}");
+        let told = fs::read_to_string(&log).unwrap_or_default();
+        let last = told.lines().last().unwrap_or_default();
+        assert!(last.contains("FATAL ERROR: "), "{by}: {told:?}");
+        assert!(last.contains(wanted), "{by}: {told:?}");
+        let _gone = fs::remove_file(&log);
     }
 }
 

@@ -73,7 +73,11 @@ fn check(options: &Options<'_>) {
         fds.len() <= CONNECTIONS && fds.iter().all(|&fd| fd >= 0),
         "{options:?}"
     );
-    let _told = (options.names_log(), options.is_debug(), options.contract());
+    let _told = (
+        options.names_descriptor(3),
+        options.is_debug(),
+        options.contract(),
+    );
     for name in
         "bundle log log-fd debug-log spec-fd fdlimit overlay2 host-uds lisafs none".split(' ')
     {

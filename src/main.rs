@@ -135,10 +135,10 @@ fn inherit(options: &Options<'_>) -> Result<Inherited, Fatal> {
         Contract::S => [-1; 3],
     };
     // Looked at before any is moved.
-    let mut named = List::of(["log-fd", "debug-log-fd"].map(number).into_iter());
+    let mut named = List::of(["log-fd", "debug-log-fd"].map(number));
     named.extend(later);
     let checked = descriptors::check_named(&options.io_fds, &named);
-    // Runtimes before 2022 have no such flag. Those that have it and leave it out are recognised by their first message.
+    // Without the flag: a runtime that has no LISAFS, or one that has it by default and is recognised by its first message.
     if options.contract() == Contract::L && options.flag("lisafs") {
         return Err(Fatal(SPEAKS_9P));
     }

@@ -47,10 +47,10 @@ fn expect_end(exit: &Exit, code: i32, text: &str) {
     );
 }
 
-// ---- recorded command lines ----
+// ---- command lines of each period ----
 
 /// As the runtimes of the end of 2018 call it, with two bind mounts.
-fn recorded_2018(globals: &[&str], flags: &[&str], spec_name: &str) -> Tree {
+fn as_in_2018(globals: &[&str], flags: &[&str], spec_name: &str) -> Tree {
     let tree = Tree::new();
     for name in ["etc", "etc/resolv", "data"] {
         tree.dir(name);
@@ -99,8 +99,8 @@ fn recorded_2018(globals: &[&str], flags: &[&str], spec_name: &str) -> Tree {
 }
 
 #[test]
-fn recorded_lines_of_october_2018_start_and_serve() {
-    recorded_2018(
+fn command_lines_of_october_2018_start_and_serve() {
+    as_in_2018(
         &[
             "--root=/var/run/docker/runtime-runsc/moby",
             "--debug=true",
@@ -125,7 +125,7 @@ fn recorded_lines_of_october_2018_start_and_serve() {
 
 /// Until 2018-10-11 the debug log's directory has a flag of its own.
 #[test]
-fn recorded_lines_of_september_2018_start_and_serve() {
+fn command_lines_of_september_2018_start_and_serve() {
     let globals = [
         "--root=/var/run/docker/runtime-runsc/moby",
         "--debug=true",
@@ -145,7 +145,7 @@ fn recorded_lines_of_september_2018_start_and_serve() {
         "--multi-container=true",
     ];
     for count in [15, 16] {
-        let logs = recorded_2018(&globals[..count], &[], "config.json");
+        let logs = as_in_2018(&globals[..count], &[], "config.json");
         let debug: Vec<_> = fs::read_dir(logs.outside("logs/runsc")).unwrap().collect();
         let [Ok(log)] = &debug[..] else {
             panic!("{debug:?}");
@@ -159,7 +159,7 @@ fn recorded_lines_of_september_2018_start_and_serve() {
 }
 
 #[test]
-fn recorded_lines_of_december_2018_start_and_serve() {
+fn command_lines_of_december_2018_start_and_serve() {
     let globals = [
         "--root=/var/run/docker/runtime-runsc/moby",
         "--debug=false",
@@ -179,11 +179,11 @@ fn recorded_lines_of_december_2018_start_and_serve() {
         "--panic-signal=-1",
         "--trace-signal=-1",
     ];
-    recorded_2018(&globals, &[], "config.clean.json");
+    as_in_2018(&globals, &[], "config.clean.json");
 }
 
 #[test]
-fn recorded_lines_of_november_2018_start_and_serve() {
+fn command_lines_of_november_2018_start_and_serve() {
     let front = |debug: &'static str, format: &'static str, overlay: &'static str| {
         [
             "--root=/var/run/docker/runtime-runsc/moby",
@@ -206,11 +206,11 @@ fn recorded_lines_of_november_2018_start_and_serve() {
         ]
     };
     let docker = front("--debug=false", "--log-format=json", "--overlay=false");
-    recorded_2018(&docker, &[], "config.clean.json");
+    as_in_2018(&docker, &[], "config.clean.json");
     let kubernetes = front("--debug=true", "--log-format=json-k8s", "--overlay=false");
-    recorded_2018(&kubernetes[..16], &[], "config.clean.json");
+    as_in_2018(&kubernetes[..16], &[], "config.clean.json");
     let overlay = front("--debug=false", "--log-format=text", "--overlay=true");
-    recorded_2018(&overlay, &["--panic-on-write=true"], "config.clean.json");
+    as_in_2018(&overlay, &["--panic-on-write=true"], "config.clean.json");
 }
 
 /// The runtime gives its gofer /dev/null for 0 to 2.
@@ -318,7 +318,7 @@ fn later(globals: &[&str], more: &[&str], flags: &[&str]) -> Exit {
 }
 
 #[test]
-fn recorded_lines_from_2019_on_that_ask_for_lisafs_end_with_one_line_that_says_how_to_start() {
+fn command_lines_from_2019_on_that_ask_for_lisafs_end_with_one_line_that_says_how_to_start() {
     for (when, globals, flags) in LATER {
         for more in ["--lisafs=true", "--lisafs"] {
             let exit = later(globals, &[more], flags);
@@ -337,7 +337,7 @@ fn recorded_lines_from_2019_on_that_ask_for_lisafs_end_with_one_line_that_says_h
 /// The flag is of 2021 and later: a runtime that has none speaks 9P. `launch.rs` starts them; here the
 /// descriptors are files without a spec.
 #[test]
-fn recorded_lines_from_2019_on_without_lisafs_come_as_far_as_the_spec() {
+fn command_lines_from_2019_on_without_lisafs_come_as_far_as_the_spec() {
     for (when, globals, flags) in LATER.into_iter().chain([OF_2019]) {
         for more in [&[][..], &["--lisafs=false"]] {
             let globals: Vec<&str> = globals

@@ -57,7 +57,8 @@ fn limit(gofer: &Gofer, name: &str) -> (String, String) {
     (words.next().unwrap(), words.next().unwrap())
 }
 
-/// Every byte of memory that the process can write.
+/// The memory that the process can write: each range whole, or its first and its last 1 MiB, since address space that
+/// was reserved and never touched reads as zeros, at length.
 fn writable_memory(gofer: &Gofer) -> Vec<Vec<u8>> {
     let memory = fs::File::open(gofer.proc("mem")).unwrap();
     let maps = gofer.proc_text("maps").unwrap();
@@ -65,11 +66,14 @@ fn writable_memory(gofer: &Gofer) -> Vec<Vec<u8>> {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;
         let number = |text| u64::from_str_radix(text, 16).unwrap();
-        // Address space that was reserved and never touched reads as zeros, at length.
-        let range = (number(start), number(end).min(number(start) + (1 << 20)));
-        rest.starts_with("rw").then_some(range)
+        rest.starts_with("rw")
+            .then_some((number(start), number(end)))
     });
     ranges
+        .flat_map(|(start, end)| match end - start {
+            ..=0x20_0000 => vec![(start, end)],
+            _ => vec![(start, start + 0x10_0000), (end - 0x10_0000, end)],
+        })
         .map(|(start, end)| {
             let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
             memory.read_exact_at(&mut bytes, start).unwrap();

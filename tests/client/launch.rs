@@ -280,9 +280,9 @@ fn host_mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()
 }
 
-// ---- recorded starts ----
+// ---- command lines of each period ----
 
-/// Every flag that runtimes pass from 2019-02 to 2020-08, at its default or not.
+/// Flags that every runtime from 2019-02 to 2020-08 passes, at their defaults or not.
 const ALWAYS: [&str; 20] = [
     "--root=/var/run/docker/runtime-runsc/moby",
     "--debug=true",
@@ -306,7 +306,8 @@ const ALWAYS: [&str; 20] = [
     "--rootless=false",
 ];
 
-/// A time, whether its runtimes always pass [`ALWAYS`], and what else is passed.
+/// A time, whether its runtimes pass [`ALWAYS`], and what else they pass. Put together from what the runtimes of that
+/// time can pass (gofer.md 1.3, 9).
 const PERIODS: [(&str, bool, &[&str]); 10] = [
     // Before 2019-03-18 there is no mount list.
     ("2019-02", true, &[]),
@@ -360,8 +361,9 @@ const PERIODS: [(&str, bool, &[&str]); 10] = [
         ],
     ),
 ];
+
 #[test]
-fn recorded_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
+fn command_lines_of_2019_to_2022_start_and_serve_in_their_namespaces() {
     for (when, passes_all, more) in PERIODS {
         let tree = with_sources();
         tree.dir("etc");

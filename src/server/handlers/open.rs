@@ -66,7 +66,7 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
 const DIRECTORY: u32 = 0o200_000;
 
 /// Linux's further flags as the host has them: O_APPEND, O_DSYNC, O_SYNC and O_NOATIME do what they do on a
-/// local file. The others are the client's own matter, or not to be had (O_DIRECT: nothing is aligned here).
+/// local file. The others are the client's own matter, or ignored (O_DIRECT: nothing is aligned here).
 fn flags(s: &Session<'_>, flags: u32) -> OFlags {
     let known = OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC | OFlags::NOATIME;
     if s.link.linux {

@@ -238,7 +238,7 @@ fn choices(kind: u8) -> Option<(&'static str, &'static str)> {
 }
 
 /// What the flags do that are used, for people.
-const HELP: &str = concat!(
+pub(crate) const HELP: &str = concat!(
     "gofer ",
     env!("CARGO_PKG_VERSION"),
     ": serves a host's files to a sandboxed kernel, over 9P2000.L on inherited sockets\n",
@@ -258,7 +258,7 @@ const HELP: &str = concat!(
   --qid-version WORD   real or zero: what Linux's client caches by (default real)
 "
 );
-const GLOBAL_HELP: &str = "
+pub(crate) const GLOBAL_HELP: &str = "
 global flags:
   --log FILE           log to this file (default: standard error)
   --log-fd N           log to this descriptor

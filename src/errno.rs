@@ -25,7 +25,7 @@ pub fn say(errno: Errno, to: &mut dyn Sink) {
 
 /// Number and text, one a line, the same on all architectures served (asm-generic/errno.h): those that
 /// files, memory and sockets give. One string: a list of them would cost a relocation each.
-const TEXTS: &[u8] = b"\
+pub(crate) const TEXTS: &[u8] = b"\
 1 operation not permitted\n\
 2 no such file or directory\n\
 3 no such process\n\

@@ -24,7 +24,7 @@ pub struct Flags {
 /// The options of bind mounts, each with what it does, one letter: a number is an attribute's bit, 0 nothing
 /// here (what undoes another one, what a bind mount cannot change, and access times, which the host's mount
 /// decides); R recursive; p private, s slave, u unbindable, capitals recursively; x is not supported.
-const OPTIONS: &[u8] = b"ro:1 nosuid:2 nodev:4 noexec:8 rbind:R private:p rprivate:P slave:s rslave:S \
+pub(crate) const OPTIONS: &[u8] = b"ro:1 nosuid:2 nodev:4 noexec:8 rbind:R private:p rprivate:P slave:s rslave:S \
     unbindable:u runbindable:U shared:x rshared:x bind:0 rw:0 suid:0 dev:0 exec:0 defaults:0 acl:0 async:0 \
     atime:0 diratime:0 dirsync:0 iversion:0 loud:0 mand:0 noacl:0 noatime:0 nodiratime:0 noiversion:0 \
     nomand:0 norelatime:0 nostrictatime:0 relatime:0 remount:0 silent:0 strictatime:0 sync:0";

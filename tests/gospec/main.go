@@ -1,4 +1,5 @@
-// Reads specs as the original and its sandbox do, by encoding/json into the OCI's types, and tells what they hold.
+// Reads specs as the original and its sandbox do, by encoding/json into the OCI's types, cut to the fields that decide
+// something, and tells what they hold.
 //
 // In: specs, each behind its length (8 bytes, little-endian). Out: the types that they are read into, in the
 // notation of SCHEMA in src/spec.rs and as one JSON string, then one JSON line for each spec. The rules beside
@@ -20,7 +21,9 @@ import (
 	"strconv"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	oci "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gofer/gospec/specs"
 )
 
 type mount struct {
@@ -144,13 +147,13 @@ func read(text []byte, most int) answer {
 
 // notation is a type in the notation of SCHEMA.
 func notation(t reflect.Type) string {
-	if t == reflect.TypeOf(os.FileMode(0)) {
-		return "F"
-	}
 	switch t.Kind() {
 	case reflect.Ptr:
 		return "*" + notation(t.Elem())
 	case reflect.Slice:
+		if t == reflect.TypeOf(json.RawMessage(nil)) {
+			return "a"
+		}
 		return "[" + notation(t.Elem())
 	case reflect.Map:
 		return "{" + notation(t.Elem())
@@ -158,29 +161,17 @@ func notation(t reflect.Type) string {
 		return t.Name()
 	case reflect.Bool:
 		return "b"
-	case reflect.Interface:
-		return "a"
 	case reflect.String:
-		if t.Name() == "string" {
-			return "s"
-		}
-		return "s" + t.Name()
-	}
-	if kind := t.Kind(); kind == reflect.Int || kind == reflect.Uint || t.Bits() >= 16 {
-		return strings.Replace(strings.Replace(t.Name(), "uint", "u", 1), "int", "i", 1)
+		return "s"
 	}
 	panic("a type that SCHEMA has no sign for: " + t.String())
 }
 
-// fieldsOf lists the keys of a structure with their types, those of one embedded in it as its own.
+// fieldsOf lists the keys of a structure with their types.
 func fieldsOf(t reflect.Type, all map[string]string) []string {
 	var fields []string
 	for i := 0; i < t.NumField(); i++ {
 		field := t.Field(i)
-		if field.Anonymous {
-			fields = append(fields, fieldsOf(field.Type, all)...)
-			continue
-		}
 		key := strings.Split(field.Tag.Get("json"), ",")[0]
 		fields = append(fields, key+":"+notation(field.Type))
 		inner := field.Type
@@ -202,6 +193,33 @@ func collect(t reflect.Type, all map[string]string) {
 	all[t.Name()] = t.Name() + " " + strings.Join(fieldsOf(t, all), " ")
 }
 
+// sameAs says where a type of ours reads a field otherwise than the OCI's own does; json.RawMessage stands for any.
+func sameAs(ours, theirs reflect.Type) error {
+	if ours == reflect.TypeOf(json.RawMessage(nil)) {
+		return nil
+	}
+	if ours.Kind() != theirs.Kind() || ours.Name() != theirs.Name() {
+		return fmt.Errorf("%s is %s in the OCI's types", ours, theirs)
+	}
+	switch ours.Kind() {
+	case reflect.Ptr, reflect.Slice, reflect.Map:
+		return sameAs(ours.Elem(), theirs.Elem())
+	case reflect.Struct:
+		for i := 0; i < ours.NumField(); i++ {
+			field := ours.Field(i)
+			same, there := theirs.FieldByName(field.Name)
+			if !there || same.Tag.Get("json") == "" ||
+				strings.Split(same.Tag.Get("json"), ",")[0] != strings.Split(field.Tag.Get("json"), ",")[0] {
+				return fmt.Errorf("%s.%s is not so in the OCI's types", ours, field.Name)
+			}
+			if err := sameAs(field.Type, same.Type); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func schema() string {
 	all := map[string]string{}
 	collect(reflect.TypeOf(specs.Spec{}), all)
@@ -219,6 +237,9 @@ func run() error {
 	}
 	most, err := strconv.Atoi(os.Args[1])
 	if err != nil {
+		return err
+	}
+	if err := sameAs(reflect.TypeOf(specs.Spec{}), reflect.TypeOf(oci.Spec{})); err != nil {
 		return err
 	}
 	in := bufio.NewReaderSize(os.Stdin, 1<<20)

@@ -30,7 +30,7 @@ const BEGUN: &str = r#"{"process":{"args":["x"]},"root":{"path":"r"},"mounts":[{
 // ---- the table of types ---------------------------------------------------------------------
 
 #[test]
-fn every_type_of_the_ocis_is_in_the_table_and_no_other() {
+fn the_table_has_the_types_that_go_reads_the_fields_that_decide_something_into() {
     let told = ask(&[""; 0]);
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (mine, go) = (lines(SCHEMA), lines(&told.schema));
@@ -122,21 +122,18 @@ fn fields() -> Vec<(String, String)> {
 fn every_field_takes_and_refuses_what_it_does_in_go() {
     let mut specs = Vec::new();
     for (before, behind) in fields() {
-        // Of anything Go makes a float64, which this number does not fit; we look no further.
-        let values = VALUES
-            .iter()
-            .filter(|value| **value != "1e400" || !before.ends_with("credentialSpec\":"));
-        specs.extend(values.map(|value| format!("{BEGUN}{before}{value}{behind}}}")));
+        specs.extend(
+            VALUES
+                .iter()
+                .map(|value| format!("{BEGUN}{before}{value}{behind}}}")),
+        );
         // Taken away again, and the other way round.
         specs.push(format!("{BEGUN}{before}null{behind},{before}5{behind}}}"));
         specs.push(format!("{BEGUN}{before}5{behind},{before}null{behind}}}"));
         specs.push(format!("{BEGUN}{}{{}}{behind}}}", before.to_uppercase()));
     }
     let tally = compare(&specs);
-    assert!(
-        tally.accepted > 1_000 && tally.mismatch > 1_000,
-        "{tally:?}"
-    );
+    assert!(tally.accepted > 100 && tally.mismatch > 500, "{tally:?}");
 }
 
 // ---- odd ones -------------------------------------------------------------------------------

@@ -208,6 +208,12 @@ const MEMBERS: &[&str] = &[
     r#""process":{"oomScoreAdj":--1}"#,
     // The first of two mismatches; a mismatch before what is no JSON.
     r#""hostname":5,"root":[]"#,
+    r#""process":{"cwd":5},"root":[]"#,
+    r#""root":[],"process":{"cwd":5}"#,
+    r#""linux":{"rootfsPropagation":1e400,"seccomp":5}"#,
+    r#""solaris":0"#,
+    r#""windows":"x","windows":null"#,
+    r#""linux":{"seccomp":false}"#,
     r#""root":[],"hostname":5"#,
     r#""mounts":[{"source":5},{"type":true}],"hostname":5"#,
     r#""mounts":[{"options":["a",5]},7],"hostname":5"#,

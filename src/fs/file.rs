@@ -33,7 +33,9 @@ crate::zeroed_record! {
         refs: u32,
         /// O_RDONLY, O_WRONLY, O_RDWR or 3, as the client asked.
         mode: u32,
-        spare: [u8; 12],
+        /// Of a file that is opened for appending without O_APPEND.
+        pub(super) mark: Id,
+        spare: [u8; 8],
     }
 }
 
@@ -130,7 +132,8 @@ impl Fs {
             fd: TableFd::new(fd),
             refs: 1,
             mode: access.0,
-            spare: [0; 12],
+            mark: Id::NONE,
+            spare: [0; 8],
         };
         let id = self.opens.insert(open).ok_or(Errno::NOMEM)?;
         self.held += 1;
@@ -243,6 +246,8 @@ impl Fs {
         open.refs -= 1;
         if open.refs == 0 {
             open.fd.close();
+            let mark = open.mark;
+            self.marks.release(mark);
             self.opens.remove(id);
             self.held -= 1;
             self.end_locks(id);

@@ -1,0 +1,408 @@
+//! Appends of Linux's clients, told from what they write in place.
+//!
+//! A client says O_APPEND once, in Tlopen, and an offset in each Twrite. Where it writes without a cache, each Twrite
+//! of such a fid is an append, and its offset is where the client takes the end to be: several processes may take it
+//! to be at the same place, and the host may have moved it. A client that keeps pages (Linux from 6.4 on with
+//! cache=mmap, loose or fscache) writes them back whole, at their own offsets, through any fid that may write, one
+//! for appending too. So the host's file is opened without O_APPEND, and a *mark* keeps what the client knows of the
+//! file's end, by which each Twrite is told.
+
+use rustix::fd::BorrowedFd;
+use rustix::io::{Errno, IoSlice, ReadWriteFlags, pread, pwritev2, retry_on_intr};
+
+use super::attr::Meta;
+use super::{Fs, NodeId, OpenId};
+use crate::limits::{CONNECTIONS, MARKS, SMALLEST_PAGE_BYTES};
+use crate::sys::memory::Region;
+use crate::tables::{Id, Index, Key, Linked, Slab};
+
+/// How a client writes, as far as its requests have shown.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Writing {
+    /// Nothing was seen.
+    #[default]
+    Unknown,
+    /// It writes back whole pages: one held again what an append had brought, and more behind it.
+    Pages,
+    /// Each Twrite is a write(2): it opens O_WRONLY, which a client that keeps pages does not where it may read too.
+    Direct,
+}
+
+/// What a connection has shown of its client.
+#[derive(Clone, Copy, Default)]
+pub struct Habit {
+    /// How it writes.
+    pub writing: Writing,
+    /// Device and inode of the file that it was last refused to open for writing: a client that keeps pages then
+    /// asks for O_WRONLY.
+    refused: (u64, u64),
+}
+
+/// What a client comes to know of a file's size, or the server of what it knows.
+#[derive(Clone, Copy)]
+pub enum Size {
+    /// From Rgetattr.
+    Seen(u64),
+    /// By its own Tsetattr, O_TRUNC or creation.
+    Set(u64),
+    /// At least this, after its own Twrite.
+    Reached(u64),
+}
+
+/// What a Twrite to a fid for appending is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Call {
+    Append,
+    InPlace,
+    /// An append, unless it begins behind the end that the host's file has.
+    AppendWithinFile,
+    /// An append, unless it begins with what the file has there and goes on beyond the end: a page.
+    AppendUnlessPage,
+}
+
+/// The end of a file, as a client knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct End {
+    /// Where the client takes the end to be.
+    known: u64,
+    /// Where it may take it to be too, since the host has cut the file; or [`NOWHERE`].
+    other: u64,
+    /// No process of the client can take the end to be before this.
+    least: u64,
+}
+
+/// No offset.
+const NOWHERE: u64 = u64::MAX;
+
+impl End {
+    fn new(size: u64) -> Self {
+        Self {
+            known: size,
+            other: NOWHERE,
+            least: size,
+        }
+    }
+
+    /// What a Twrite at `offset` is, of a client that is not direct.
+    ///
+    /// One that keeps pages has one size for all its processes: what begins before that is a page, what begins
+    /// behind it goes to the end if the host has made the file longer. Of a client that may be direct as well, as
+    /// little as possible is taken for a page: it begins at a multiple of a page's size, and where no process of a
+    /// direct client can have seen the end, or else with the very bytes that are there.
+    fn call(self, offset: u64, writing: Writing) -> Call {
+        if offset == self.known || offset == self.other || writing == Writing::Direct {
+            return Call::Append;
+        }
+        match writing {
+            Writing::Pages if offset < self.known => Call::InPlace,
+            Writing::Pages => Call::AppendWithinFile,
+            _ if offset > self.known || !offset.is_multiple_of(SMALLEST_PAGE_BYTES) => Call::Append,
+            _ if offset < self.least => Call::InPlace,
+            _ => Call::AppendUnlessPage,
+        }
+    }
+
+    /// A Twrite of `count` bytes at `offset` was done.
+    fn written(&mut self, offset: u64, count: u64) {
+        let end = offset.saturating_add(count);
+        if offset == self.known {
+            (self.known, self.other) = (end, NOWHERE);
+        } else if offset == self.other {
+            // It had not heard of the cut. When it does it goes on where that was.
+            (self.known, self.other) = (end, self.known.min(self.other));
+        } else {
+            self.known = self.known.max(end);
+        }
+    }
+
+    fn note(&mut self, size: Size) {
+        match size {
+            Size::Seen(size) if size < self.known => {
+                *self = Self {
+                    other: self.known,
+                    ..Self::new(size)
+                };
+            }
+            Size::Seen(_) => {}
+            Size::Set(size) => *self = Self::new(size),
+            Size::Reached(end) => self.known = self.known.max(end),
+        }
+    }
+}
+
+crate::zeroed_record! {
+    /// What a connection's client knows of the end of a file that it has open for appending, by whatever names.
+    struct Mark {
+        device: u64,
+        inode: u64,
+        known: u64,
+        other: u64,
+        least: u64,
+        /// Chain of the hash bucket.
+        next: Id,
+        /// Open files.
+        refs: u32,
+        connection: u16,
+        spare: [u8; 14],
+    }
+}
+
+const _: () = assert!(size_of::<Mark>() == 64);
+
+impl Linked for Mark {
+    fn next(&self) -> Id {
+        self.next
+    }
+    fn set_next(&mut self, next: Id) {
+        self.next = next;
+    }
+}
+
+impl Mark {
+    fn end(&self) -> End {
+        End {
+            known: self.known,
+            other: self.other,
+            least: self.least,
+        }
+    }
+
+    fn set_end(&mut self, end: End) {
+        (self.known, self.other, self.least) = (end.known, end.other, end.least);
+    }
+}
+
+/// The marks of all connections.
+pub(super) struct Marks {
+    marks: Slab<Mark>,
+    index: Index,
+    key: Key,
+    /// Of each connection.
+    held: Region<u32>,
+    /// Those that every connection can have.
+    floor: u32,
+    /// Those held beyond that, of all connections together.
+    beyond: usize,
+}
+
+impl Marks {
+    /// Reserves the table, half of which is divided among `connections`.
+    pub(super) fn reserve(connections: usize, key: Key) -> Self {
+        let floor = MARKS / 2 / connections.clamp(1, CONNECTIONS);
+        Self {
+            marks: Slab::reserve(MARKS),
+            index: Index::reserve(MARKS),
+            key,
+            held: Region::reserve(CONNECTIONS),
+            floor: u32::try_from(floor).unwrap_or(0),
+            beyond: 0,
+        }
+    }
+
+    fn held(&self, connection: u16) -> u32 {
+        let held = self.held.get(usize::from(connection));
+        held.copied().unwrap_or(u32::MAX)
+    }
+
+    /// Whether a connection can have one more.
+    fn has_room(&self, connection: u16) -> bool {
+        self.held(connection) < self.floor || self.beyond < MARKS / 2
+    }
+
+    fn hash(&self, connection: u16, (device, inode): (u64, u64)) -> u64 {
+        let number = device ^ u64::from(connection) << 48;
+        self.key.hash(number, &inode.to_le_bytes())
+    }
+
+    #[inline(never)] // three users
+    fn find(&self, connection: u16, file: (u64, u64)) -> Option<Id> {
+        if self.held(connection) == 0 {
+            return None; // as a rule
+        }
+        let hash = self.hash(connection, file);
+        self.index.find(&self.marks, hash, |_, mark| {
+            mark.connection == connection && (mark.device, mark.inode) == file
+        })
+    }
+
+    /// A file's mark, with one reference for the caller; a new one, where there is none, has the end at `size`.
+    /// `None`: no room.
+    fn take(&mut self, connection: u16, file: (u64, u64), size: u64) -> Option<Id> {
+        if let Some(id) = self.find(connection, file) {
+            self.marks.get_mut(id)?.refs += 1;
+            return Some(id);
+        }
+        if !self.has_room(connection) {
+            return None;
+        }
+        let mut mark = Mark {
+            device: file.0,
+            inode: file.1,
+            known: 0,
+            other: 0,
+            least: 0,
+            next: Id::NONE,
+            refs: 1,
+            connection,
+            spare: [0; 14],
+        };
+        mark.set_end(End::new(size));
+        let id = self.marks.insert(mark)?;
+        let hash = self.hash(connection, file);
+        self.index.insert(&mut self.marks, hash, id);
+        self.beyond += usize::from(self.held(connection) >= self.floor);
+        if let Some(held) = self.held.get_mut(usize::from(connection)) {
+            *held += 1;
+        }
+        Some(id)
+    }
+
+    /// One reference less; the last one frees it.
+    pub(super) fn release(&mut self, id: Id) {
+        let Some(mark) = self.marks.get_mut(id) else {
+            return;
+        };
+        mark.refs -= 1;
+        if mark.refs > 0 {
+            return;
+        }
+        let (connection, file) = (mark.connection, (mark.device, mark.inode));
+        let hash = self.hash(connection, file);
+        self.index.remove(&mut self.marks, hash, id);
+        self.marks.remove(id);
+        if let Some(held) = self.held.get_mut(usize::from(connection)) {
+            *held -= 1;
+        }
+        self.beyond -= usize::from(self.held(connection) >= self.floor);
+    }
+
+    pub(super) fn wants_trim(&self) -> bool {
+        self.marks.wants_trim() || self.index.wants_trim()
+    }
+
+    pub(super) fn trim(&mut self, bytes: usize) {
+        self.marks.trim(bytes);
+        self.index.trim();
+    }
+}
+
+impl Fs {
+    /// Whether an open of `node` for appending, or of a file that is created in it, can be marked. Direct clients
+    /// need no marks.
+    pub fn can_mark(&self, node: NodeId, habit: &Habit) -> bool {
+        let has = |node: &super::tree::Node| {
+            self.marks.has_room(node.attach())
+                || self.marks.find(node.attach(), node.file()).is_some()
+        };
+        habit.writing != Writing::Direct && self.nodes.get(node).is_some_and(has)
+    }
+
+    /// Marks the open file of a node, which was opened without O_APPEND; `size`: the host's. What the client was told
+    /// last of its size counts, if it was.
+    pub fn mark(&mut self, node: NodeId, open: OpenId, size: u64) {
+        let Some(node) = self.nodes.get(node) else {
+            return;
+        };
+        let (connection, file, size) = (node.attach(), node.file(), node.seen().unwrap_or(size));
+        if let Some(mark) = self.marks.take(connection, file, size)
+            && let Some(open) = self.opens.get_mut(open)
+        {
+            open.mark = mark;
+        }
+    }
+
+    /// The client of a node comes to know something of its file's size.
+    pub fn note_size(&mut self, node: NodeId, size: Size) {
+        let Some(node) = self.nodes.get_mut(node) else {
+            return;
+        };
+        node.note(size);
+        let (connection, file) = (node.attach(), node.file());
+        if let Some(id) = self.marks.find(connection, file)
+            && let Some(mark) = self.marks.marks.get_mut(id)
+        {
+            let mut end = mark.end();
+            end.note(size);
+            mark.set_end(end);
+        }
+    }
+
+    /// A regular file was opened, or refused to be.
+    pub fn note_open(&self, node: NodeId, was_opened: bool, write_only: bool, habit: &mut Habit) {
+        let Some(file) = self.nodes.get(node).map(super::tree::Node::file) else {
+            return;
+        };
+        if !was_opened {
+            habit.refused = file;
+        } else if write_only && habit.refused != file {
+            habit.writing = Writing::Direct;
+        }
+    }
+
+    /// Twrite of Linux's client: to a marked file an append, or in place, as [`End::call`] has it.
+    ///
+    /// Errors: pwrite(2)'s, pwritev2(2)'s, with nothing written.
+    pub fn write_noted(
+        &mut self,
+        (node, open): (NodeId, OpenId),
+        offset: u64,
+        data: &[u8],
+        writing: &mut Writing,
+    ) -> Result<usize, Errno> {
+        let id = self.opens.get(open).map_or(Id::NONE, |open| open.mark);
+        let Some(end) = self.marks.marks.get(id).map(Mark::end) else {
+            let done = self.write(open, offset, data)?;
+            self.note_size(node, Size::Reached(offset.saturating_add(done as u64)));
+            return Ok(done);
+        };
+        let fd = self.open_descriptor(open)?;
+        let appends = match end.call(offset, *writing) {
+            Call::Append => true,
+            Call::InPlace => false,
+            Call::AppendWithinFile => offset <= Meta::of(fd)?.size(),
+            Call::AppendUnlessPage => {
+                let is_page = is_page(fd, offset, end.known, data);
+                if is_page {
+                    *writing = Writing::Pages;
+                }
+                !is_page
+            }
+        };
+        let done = if appends {
+            append(fd, data)?
+        } else {
+            self.write(open, offset, data)?
+        };
+        let reached = offset.saturating_add(done as u64);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.note(Size::Reached(reached));
+        }
+        if let Some(mark) = self.marks.marks.get_mut(id) {
+            let mut end = mark.end();
+            end.written(offset, done as u64);
+            mark.set_end(end);
+        }
+        Ok(done)
+    }
+}
+
+/// One write at the end, wherever that is by now. Errors: pwritev2(2)'s.
+fn append(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
+    let data = [IoSlice::new(data)];
+    retry_on_intr(|| pwritev2(fd, &data, 0, ReadWriteFlags::APPEND))
+}
+
+/// Whether `data` begins with what the file has from `offset` up to `known`, or up to the end of the smallest page,
+/// and goes on beyond `known`.
+#[inline(never)] // its buffer has no place in the frame of every Twrite
+fn is_page(fd: BorrowedFd<'_>, offset: u64, known: u64, data: &[u8]) -> bool {
+    let mut there = [0; SMALLEST_PAGE_BYTES as usize];
+    let old = known.saturating_sub(offset);
+    if data.len() as u64 <= old {
+        return false;
+    }
+    let compared = usize::try_from(old).map_or(there.len(), |old| old.min(there.len()));
+    let there = there.get_mut(..compared).unwrap_or_default();
+    retry_on_intr(|| pread(fd, &mut *there, offset)) == Ok(compared)
+        && data.get(..compared) == Some(&*there)
+}

@@ -64,7 +64,7 @@ pub const FILES_OF_A_PATH: usize = 16;
 
 /// Files that Linux's clients have open for appending and that are marked so, of all connections together; half of them
 /// are divided evenly among the connections. Full: the host's file is opened with O_APPEND.
-pub const MARKS: usize = 4096;
+pub const MARKS: usize = 2048;
 
 /// Bytes of the smallest page that a client may have: pages are written back at multiples of it.
 pub const SMALLEST_PAGE_BYTES: u64 = 4096;

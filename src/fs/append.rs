@@ -38,6 +38,13 @@ pub struct Habit {
     refused: (u64, u64),
 }
 
+impl Habit {
+    /// Whether a client that opens `file` shows that it is direct.
+    fn shows_direct(&self, file: (u64, u64), write_only: bool) -> bool {
+        write_only && file != self.refused
+    }
+}
+
 /// What a client comes to know of a file's size, or the server of what it knows.
 #[derive(Clone, Copy)]
 pub enum Size {
@@ -287,18 +294,19 @@ impl Marks {
 }
 
 impl Fs {
-    /// Whether an open of `node` for appending, or of a file that is created in it, can be marked. Direct clients
-    /// need no marks.
-    pub fn can_mark(&self, node: NodeId, habit: &Habit) -> bool {
-        let has = |node: &super::tree::Node| {
-            self.marks.has_room(node.attach())
-                || self.marks.find(node.attach(), node.file()).is_some()
-        };
-        habit.writing != Writing::Direct && self.nodes.get(node).is_some_and(has)
+    /// Whether an open of `node` for appending, or of a file that is created in it, is to be marked: direct clients
+    /// need no marks, and one that shows by this open that it is direct none either; and there is room.
+    pub fn wants_mark(&self, node: NodeId, write_only: bool, habit: &Habit) -> bool {
+        self.nodes.get(node).is_some_and(|node| {
+            let (connection, file) = (node.attach(), node.file());
+            habit.writing != Writing::Direct
+                && !habit.shows_direct(file, write_only)
+                && (self.marks.has_room(connection) || self.marks.find(connection, file).is_some())
+        })
     }
 
-    /// Marks the open file of a node, which was opened without O_APPEND; `size`: the host's. What the client was told
-    /// last of its size counts, if it was.
+    /// Marks the open file of a node, for which [`Fs::wants_mark`] has found room, and which was opened without O_APPEND;
+    /// `size`: the host's, which counts where the client was not told one.
     pub fn mark(&mut self, node: NodeId, open: OpenId, size: u64) {
         let Some(node) = self.nodes.get(node) else {
             return;
@@ -334,7 +342,7 @@ impl Fs {
         };
         if !was_opened {
             habit.refused = file;
-        } else if write_only && habit.refused != file {
+        } else if habit.shows_direct(file, write_only) {
             habit.writing = Writing::Direct;
         }
     }
@@ -405,4 +413,147 @@ fn is_page(fd: BorrowedFd<'_>, offset: u64, known: u64, data: &[u8]) -> bool {
     let there = there.get_mut(..compared).unwrap_or_default();
     retry_on_intr(|| pread(fd, &mut *there, offset)) == Ok(compared)
         && data.get(..compared) == Some(&*there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = SMALLEST_PAGE_BYTES;
+
+    /// Known to be 10,000 bytes long, and opened when it was 5,000.
+    const END: End = End {
+        known: 10_000,
+        other: NOWHERE,
+        least: 5_000,
+    };
+
+    #[test]
+    fn each_row_of_a_client_that_writes_pages() {
+        let cut = End {
+            other: 20_000,
+            ..END
+        };
+        for (end, offset, call) in [
+            (END, 10_000, Call::Append),
+            (cut, 20_000, Call::Append),
+            (END, 9_999, Call::InPlace),
+            (END, 8_192, Call::InPlace),
+            (END, 0, Call::InPlace),
+            (END, 10_001, Call::AppendWithinFile),
+            (END, 20_000, Call::AppendWithinFile),
+            (cut, 12_288, Call::AppendWithinFile),
+        ] {
+            assert_eq!(end.call(offset, Writing::Pages), call, "{offset}");
+        }
+    }
+
+    #[test]
+    fn each_row_of_a_client_of_which_nothing_is_known() {
+        for (offset, call) in [
+            (10_000, Call::Append),
+            (9_999, Call::Append),
+            (1, Call::Append),
+            (10_001, Call::Append),
+            (3 * PAGE, Call::Append),
+            (PAGE, Call::InPlace),
+            (0, Call::InPlace),
+            (2 * PAGE, Call::AppendUnlessPage),
+        ] {
+            assert_eq!(END.call(offset, Writing::Unknown), call, "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_direct_client_appends_at_whatever_offset() {
+        for offset in [0, PAGE, 9_999, 10_000, 10_001, i64::MAX.cast_unsigned()] {
+            assert_eq!(END.call(offset, Writing::Direct), Call::Append);
+        }
+    }
+
+    #[test]
+    fn ends_follow_what_the_client_comes_to_know() {
+        let mut end = End::new(100);
+        end.note(Size::Seen(150));
+        assert_eq!(end, End::new(100), "it may still write where it was");
+        end.note(Size::Reached(80));
+        assert_eq!(end, End::new(100));
+        end.note(Size::Reached(120));
+        assert_eq!((end.known, end.least), (120, 100));
+        end.written(120, 10);
+        assert_eq!((end.known, end.other), (130, NOWHERE));
+        end.written(0, 4096);
+        assert_eq!(end.known, 4096);
+        end.note(Size::Seen(50));
+        assert_eq!((end.known, end.other, end.least), (50, 4096, 50));
+        end.note(Size::Set(7));
+        assert_eq!(end, End::new(7));
+    }
+
+    #[test]
+    fn after_a_cut_either_end_may_be_believed() {
+        let mut end = End::new(100);
+        end.note(Size::Seen(50));
+        // It had not heard of it yet, and then it has.
+        end.written(100, 5);
+        assert_eq!((end.known, end.other), (105, 50));
+        end.written(50, 5);
+        assert_eq!((end.known, end.other), (55, 50));
+        // It has: a page that begins there is no append any more.
+        end.written(55, 5);
+        assert_eq!((end.known, end.other), (60, NOWHERE));
+    }
+
+    fn marks(connections: usize) -> Marks {
+        Marks::reserve(connections, Key::random().unwrap())
+    }
+
+    /// Takes marks of a connection until there is none; how many.
+    fn fill(marks: &mut Marks, connection: u16) -> usize {
+        let from = 1_000_000 * u64::from(connection);
+        (from..)
+            .take_while(|&inode| marks.take(connection, (1, inode), 0).is_some())
+            .count()
+    }
+
+    #[test]
+    fn each_connection_has_its_share_and_the_first_ones_have_the_rest() {
+        let mut marks = marks(4);
+        assert_eq!(fill(&mut marks, 0), MARKS / 8 + MARKS / 2);
+        for other in 1..4 {
+            assert_eq!(fill(&mut marks, other), MARKS / 8);
+        }
+        // What one gives back of the common half is anyone's.
+        let id = marks.find(0, (1, 5)).unwrap();
+        marks.release(id);
+        assert_eq!(marks.find(0, (1, 5)), None);
+        assert!(marks.take(3, (1, 0), 0).is_some());
+        assert!(marks.take(0, (1, 5), 0).is_none());
+        // A file that has one needs no room.
+        assert!(marks.take(0, (1, 6), 0).is_some());
+    }
+
+    #[test]
+    fn a_full_table_of_the_most_connections_has_four_for_each() {
+        let mut marks = marks(CONNECTIONS);
+        fill(&mut marks, 0);
+        for other in 1..u16::try_from(CONNECTIONS).unwrap() {
+            assert_eq!(fill(&mut marks, other), 4);
+        }
+    }
+
+    #[test]
+    fn one_mark_a_file_and_connection_until_its_last_reference() {
+        let mut marks = marks(2);
+        let first = marks.take(0, (1, 7), 3).unwrap();
+        assert_eq!(marks.take(0, (1, 7), 9), Some(first));
+        assert_ne!(marks.take(1, (1, 7), 9), Some(first));
+        assert_ne!(marks.take(0, (2, 7), 9), Some(first));
+        marks.release(first);
+        assert_eq!(marks.find(0, (1, 7)), Some(first));
+        assert_eq!(marks.marks.get(first).unwrap().end(), End::new(3));
+        marks.release(first);
+        assert_eq!(marks.find(0, (1, 7)), None);
+        marks.release(Id::NONE);
+    }
 }

@@ -148,7 +148,11 @@ impl Node {
             (Size::Seen(size) | Size::Set(size), _) => size,
         };
         let [a, b, c, d, e, f, high @ ..] = size.saturating_add(1).to_le_bytes();
-        self.seen = if high == [0; 2] { [a, b, c, d, e, f] } else { [0; 6] };
+        self.seen = if high == [0; 2] {
+            [a, b, c, d, e, f]
+        } else {
+            [0; 6]
+        };
     }
 
     pub(super) fn name(&self) -> NameRef {

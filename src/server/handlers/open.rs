@@ -98,7 +98,11 @@ fn open(
 
 /// Whether the file of a node, or one that is created in it, is to be opened without O_APPEND, and marked.
 fn wants_mark(s: &Session<'_>, node: NodeId, access: Access, more: OFlags) -> bool {
-    more.contains(OFlags::APPEND) && access.writes() && s.fs.can_mark(node, &s.link.habit)
+    let write_only = access.is_write_only();
+    s.link.linux
+        && more.contains(OFlags::APPEND)
+        && access.writes()
+        && s.fs.wants_mark(node, write_only, &s.link.habit)
 }
 
 /// Linux's number for O_DIRECTORY on the wire, on all architectures.

@@ -4,7 +4,7 @@ A client that has opened nothing O_WRONLY is another one to the server than one 
 cases whose names do not end in _wronly, which open nothing so, then all that do. What a case writes is looked at in the mount and in
 the tree.
 """
-import fcntl, mmap, os, sys, time, traceback
+import fcntl, mmap, os, re, sys, time, traceback
 
 KIND, RESULTS, MOUNT, second, tree = sys.argv[1:]
 WHY = RESULTS + '.why'  # what a case has printed
@@ -416,6 +416,21 @@ def run(name, case):
         print('FAIL data::%s %s' % (name, ' '.join(why.splitlines()[-1:])[:200]) if status else 'ok data::' + name, file=results)
 
 
+def undecided(name):
+    """Why nobody can say whether a case passes: known limits, in which it is a matter of time what is lost."""
+    kernel, cache = tuple(int(n) for n in re.findall(r'\d+', os.uname().release)[:2]), os.environ['CACHE']
+    pages = kernel >= (6, 4) and cache == 'mmap'
+    if name.startswith(('two_mounts_', 'beside_host_')) and (pages or cache == 'loose'):
+        return 'others write behind the cache'
+    if name.startswith(('hard_links_', 'beside_stat_')) and pages:
+        return 'this client has another cache for each name, and takes the size from each stat'
+    return None
+
+
 for name, case in list(globals().items()):
     if name.startswith('case_') and name.endswith('_wronly') == (KIND == 'wronly'):
-        run(name[5:], case)
+        if why := undecided(name[5:]):
+            with open(RESULTS, 'a') as results:
+                print('skipped data::%s %s' % (name[5:], why), file=results)
+        else:
+            run(name[5:], case)

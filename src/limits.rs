@@ -67,7 +67,7 @@ pub const FILES_OF_A_PATH: usize = 16;
 pub const MARKS: usize = 2048;
 
 /// Bytes of the smallest page that a client may have: pages are written back at multiples of it.
-pub const SMALLEST_PAGE_BYTES: u64 = 4096;
+pub const SMALLEST_PAGE_BYTES: usize = 4096;
 
 /// Byte-range locks of all connections together, as ranges of one owner and kind. Full: `ENOLCK`.
 pub const LOCKS: usize = 4096;

@@ -103,7 +103,9 @@ impl End {
         match writing {
             Writing::Pages if offset < self.known => Call::InPlace,
             Writing::Pages => Call::AppendWithinFile,
-            _ if offset > self.known || !offset.is_multiple_of(SMALLEST_PAGE_BYTES) => Call::Append,
+            _ if offset > self.known || !offset.is_multiple_of(SMALLEST_PAGE_BYTES as u64) => {
+                Call::Append
+            }
             _ if offset < self.least => Call::InPlace,
             _ => Call::AppendUnlessPage,
         }
@@ -404,7 +406,7 @@ fn append(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
 /// and goes on beyond `known`.
 #[inline(never)] // its buffer has no place in the frame of every Twrite
 fn is_page(fd: BorrowedFd<'_>, offset: u64, known: u64, data: &[u8]) -> bool {
-    let mut there = [0; SMALLEST_PAGE_BYTES as usize];
+    let mut there = [0; SMALLEST_PAGE_BYTES];
     let old = known.saturating_sub(offset);
     if data.len() as u64 <= old {
         return false;
@@ -419,7 +421,7 @@ fn is_page(fd: BorrowedFd<'_>, offset: u64, known: u64, data: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    const PAGE: u64 = SMALLEST_PAGE_BYTES;
+    const PAGE: u64 = SMALLEST_PAGE_BYTES as u64;
 
     /// Known to be 10,000 bytes long, and opened when it was 5,000.
     const END: End = End {

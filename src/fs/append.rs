@@ -97,6 +97,9 @@ impl End {
     /// little as possible is taken for a page: it begins at a multiple of a page's size, and where no process of a
     /// direct client can have seen the end, or else with the very bytes that are there.
     fn call(self, offset: u64, writing: Writing) -> Call {
+        if i64::try_from(offset).is_err() {
+            return Call::InPlace; // which pwrite(2) refuses
+        }
         if offset == self.known || offset == self.other || writing == Writing::Direct {
             return Call::Append;
         }
@@ -470,6 +473,11 @@ mod tests {
     fn a_direct_client_appends_at_whatever_offset() {
         for offset in [0, PAGE, 9_999, 10_000, 10_001, i64::MAX.cast_unsigned()] {
             assert_eq!(END.call(offset, Writing::Direct), Call::Append);
+        }
+        for offset in [1 << 63, NOWHERE] {
+            for writing in [Writing::Direct, Writing::Pages, Writing::Unknown] {
+                assert_eq!(END.call(offset, writing), Call::InPlace);
+            }
         }
     }
 

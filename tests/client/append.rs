@@ -194,6 +194,20 @@ fn pages_are_written_in_place_before_the_known_end_and_append_at_it() {
     assert_eq!(tree.read("a"), b"zerohree89ten!");
 }
 
+/// To a direct client too, which it is after the first round.
+#[test]
+fn append_at_an_offset_of_2_to_the_63_and_more_is_einval() {
+    let (tree, mut s) = with_pages();
+    for name in [b"b", b"c"] {
+        for offset in [1 << 63, u64::MAX] {
+            refused(s.write(2, offset, Data(b"!")), Errno::EINVAL);
+        }
+        s.walk_to(ROOT, 3, "").unwrap();
+        s.lcreate(3, name, O_WRONLY, 0o644, 0).unwrap();
+    }
+    assert_eq!(tree.read("a"), b"0123456789");
+}
+
 #[test]
 fn append_at_the_known_end_goes_to_the_hosts() {
     let (tree, mut s) = with_pages();

@@ -4,7 +4,7 @@ A client that has opened nothing O_WRONLY is another one to the server than one 
 cases whose names do not end in _wronly, which open nothing so, then all that do. What a case writes is looked at in the mount and in
 the tree.
 """
-import fcntl, mmap, os, re, sys, time, traceback
+import errno, fcntl, mmap, os, re, select, shutil, subprocess, sys, time, traceback
 
 KIND, RESULTS, MOUNT, second, tree = sys.argv[1:]
 WHY = RESULTS + '.why'  # what a case has printed
@@ -391,6 +391,157 @@ def case_read_again():
     same('z', data)
 
 
+def case_host_changes():
+    """What the host writes, makes, renames and removes is there when a file or a directory is looked at again."""
+    at = lambda name: os.path.join(HOST, name)
+    def put(name, data):
+        with open(at(name), 'wb') as f:
+            f.write(data)
+    put('a', b'first'); put('c', b'c')
+    assert read('a') == b'first' and sorted(os.listdir('.')) == ['a', 'c']
+    put('a', b'other')
+    assert read('a') == b'other', 'of the same length'
+    put('a', b'longer than that')
+    assert read('a') == b'longer than that'
+    put('b', b'new'); os.rename(at('b'), at('a')); os.remove(at('c')); os.mkdir(at('d'))
+    assert read('a') == b'new' and sorted(os.listdir('.')) == ['a', 'd'], sorted(os.listdir('.'))
+    assert not os.path.exists('c') and os.path.isdir('d')
+
+
+# ---- Directories --------------------------------------------------------------------------------
+
+def case_by_open_directories():
+    """Names are made, renamed, linked and removed in directories that are held open."""
+    os.mkdir('one'); os.mkdir('two')
+    one, two = os.open('one', os.O_RDONLY), os.open('two', os.O_RDONLY)
+    os.listdir(one)
+    for n in range(20):
+        os.mkdir('dir%d' % n, dir_fd=one)
+        os.symlink('target', 'symlink%d' % n, dir_fd=one)
+        os.close(os.open('file%d' % n, os.O_CREAT | os.O_WRONLY, dir_fd=one))
+        os.link('file%d' % n, 'link%d' % n, src_dir_fd=one, dst_dir_fd=two)
+        os.rename('dir%d' % n, 'moved%d' % n, src_dir_fd=one, dst_dir_fd=two)
+        os.mkfifo('moved%d/fifo' % n, dir_fd=two)
+    want = sorted('link%d' % n for n in range(20)) + sorted('moved%d' % n for n in range(20))
+    for where, at in views('two'):
+        assert sorted(os.listdir(at)) == want, where
+    for n in range(20):
+        os.remove('symlink%d' % n, dir_fd=one)
+        os.remove('file%d' % n, dir_fd=one)
+    shutil.rmtree('two')
+    os.rmdir('one')
+    for where, at in views('.'):
+        assert os.listdir(at) == [], where
+
+
+def case_statfs():
+    """The type of the file system is v9fs's, not the host's."""
+    told = subprocess.run(['stat', '-f', '-c', '%t', '.'], capture_output=True, text=True).stdout.strip()
+    assert told == '1021997', told
+
+
+# ---- Locks that are waited for ------------------------------------------------------------------
+
+LONG = 20  # seconds; Linux asks again after 30 where "blocked" is answered
+
+
+def handed_over(holder, take):
+    """A process waits for what another one holds, has it not before that lets go, and soon after."""
+    kept_open('lock', os.O_CREAT | os.O_RDWR, [b'0' * 10])
+    for _ in range(5):
+        held = open(holder, 'r+')
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        got, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(got)
+            f = open('lock', 'r+')
+            os.write(told, b'asks')
+            take(f, fcntl.LOCK_EX)
+            os.write(told, b'has')
+            os._exit(0)
+        os.close(told)
+        assert os.read(got, 4) == b'asks'
+        assert not select.select([got], [], [], 0.05)[0], 'it had what was held'
+        fcntl.lockf(held, fcntl.LOCK_UN)
+        assert select.select([got], [], [], LONG)[0], 'it waits still'
+        assert os.read(got, 4) == b'has' and os.waitpid(child, 0)[1] == 0
+        os.close(got)
+        held.close()
+
+
+def case_lock_of_process(): handed_over('lock', fcntl.lockf)
+def case_lock_of_other_mount(): handed_over(os.path.join(SECOND, 'lock'), fcntl.lockf)
+def case_lock_of_host(): handed_over(os.path.join(HOST, 'lock'), fcntl.lockf)
+def case_flock_of_host(): handed_over(os.path.join(HOST, 'lock'), fcntl.flock)
+
+
+def case_lock_counts():
+    """Nothing is counted twice or lost by processes that wait for each other in turn."""
+    def count():
+        for _ in range(25):
+            with open('count', 'r+') as f:
+                fcntl.lockf(f, fcntl.LOCK_EX)
+                n = int(f.read())
+                f.seek(0)
+                f.write('%d' % (n + 1))
+                f.flush()
+                fcntl.lockf(f, fcntl.LOCK_UN)
+    kept_open('count', os.O_CREAT | os.O_RDWR, [b'0'])
+    begun = time.monotonic()
+    together(*[(count,)] * 4)
+    assert time.monotonic() - begun < LONG, 'after %.1f s' % (time.monotonic() - begun)
+    same('count', b'100')
+
+
+def case_lock_of_killed():
+    """A waiter that is killed holds nothing afterwards, and the next has it."""
+    kept_open('lock', os.O_CREAT | os.O_RDWR, [b'0' * 10])
+    held = open(os.path.join(HOST, 'lock'), 'r+')
+    fcntl.lockf(held, fcntl.LOCK_EX)
+    got, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        f = open('lock', 'r+')
+        os.write(told, b'asks')
+        fcntl.lockf(f, fcntl.LOCK_EX)
+        os._exit(1)
+    assert os.read(got, 4) == b'asks'
+    time.sleep(0.05)
+    os.kill(child, 9)
+    assert os.waitpid(child, 0)[1] == 9
+    held.close()
+    with open('lock', 'r+') as f:
+        fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(os.path.join(HOST, 'lock'), 'r+') as f:
+        fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def case_lock_of_each_other():
+    """Of two processes that wait for each other's lock one is told so."""
+    kept_open('lock', os.O_CREAT | os.O_RDWR, [b'0' * 10])
+    mine = open('lock', 'r+')
+    fcntl.lockf(mine, fcntl.LOCK_EX, 1, 0)
+    got, told = os.pipe()
+    def wait_for(f, at):
+        try:
+            fcntl.lockf(f, fcntl.LOCK_EX, 1, at)
+            return 0
+        except OSError as error:
+            return error.errno
+    child = os.fork()
+    if child == 0:
+        theirs = open('lock', 'r+')
+        fcntl.lockf(theirs, fcntl.LOCK_EX, 1, 1)
+        os.write(told, b'asks')
+        os._exit(wait_for(theirs, 0))
+    assert os.read(got, 4) == b'asks'
+    first = wait_for(mine, 1)
+    mine.close()
+    second = os.waitpid(child, 0)[1] >> 8
+    assert errno.EDEADLK in (first, second), (first, second)
+
+
 def run(name, case):
     """In a process of its own. Its last line is the reason if it fails."""
     global HOST, SECOND
@@ -422,6 +573,8 @@ def undecided(name):
     pages = kernel >= (6, 4) and cache == 'mmap'
     if name.startswith(('two_mounts_', 'beside_host_')) and (pages or cache == 'loose'):
         return 'others write behind the cache'
+    if name == 'host_changes' and (pages or cache in ('loose', 'mmap')):
+        return 'the cache is looked at, not the host'
     if name.startswith(('hard_links_', 'beside_stat_')) and pages:
         return 'this client has another cache for each name, and takes the size from each stat'
     return None

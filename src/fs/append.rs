@@ -352,6 +352,13 @@ impl Fs {
         }
     }
 
+    /// [`Fs::write`] whose failure half-way is a failure: of a short count Linux 6.12 sends the rest, and upon the error of
+    /// that the whole again, and its process is told of both. Errors: pwrite(2)'s.
+    fn write_all(&self, open: OpenId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let (done, end) = self.write_until(open, offset, data);
+        end.map(|()| done)
+    }
+
     /// Twrite of Linux's client: to a marked file an append, or in place, as [`End::call`] has it.
     ///
     /// Errors: pwrite(2)'s, pwritev2(2)'s, with nothing written.
@@ -364,7 +371,7 @@ impl Fs {
     ) -> Result<usize, Errno> {
         let id = self.opens.get(open).map_or(Id::NONE, |open| open.mark);
         let Some(end) = self.marks.marks.get(id).map(Mark::end) else {
-            let done = self.write(open, offset, data)?;
+            let done = self.write_all(open, offset, data)?;
             self.note_size(node, Size::Reached(offset.saturating_add(done as u64)));
             return Ok(done);
         };
@@ -382,9 +389,9 @@ impl Fs {
             }
         };
         let done = if appends {
-            append(fd, data)?
+            append_all(fd, data)?
         } else {
-            self.write(open, offset, data)?
+            self.write_all(open, offset, data)?
         };
         let reached = offset.saturating_add(done as u64);
         if let Some(node) = self.nodes.get_mut(node) {
@@ -399,10 +406,17 @@ impl Fs {
     }
 }
 
-/// One write at the end, wherever that is by now. Errors: pwritev2(2)'s.
-fn append(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
-    let data = [IoSlice::new(data)];
-    retry_on_intr(|| pwritev2(fd, &data, 0, ReadWriteFlags::APPEND))
+/// One write at the end, wherever that is by now. Errors: pwritev2(2)'s, also of what a short one has left.
+fn append_all(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
+    let append = |data| {
+        let data = [IoSlice::new(data)];
+        retry_on_intr(|| pwritev2(fd, &data, 0, ReadWriteFlags::APPEND))
+    };
+    let done = append(data)?;
+    match data.get(done..).unwrap_or_default() {
+        [] => Ok(done),
+        rest => Ok(done + append(rest)?),
+    }
 }
 
 /// Whether `data` begins with what the file has from `offset` up to `known`, or up to the end of the smallest page,

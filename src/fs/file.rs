@@ -276,21 +276,33 @@ impl Fs {
     /// pwrite(2) until all is written or it fails, at most [`WRITES`] times; what was written before
     /// a failure counts. Errors: pwrite(2)'s, with nothing written.
     pub fn write(&self, open: OpenId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let fd = self.open_descriptor(open)?;
+        match self.write_until(open, offset, data) {
+            (0, Err(errno)) => Err(errno),
+            (done, _) => Ok(done),
+        }
+    }
+
+    /// The same: how much was written, and how it ended.
+    pub(super) fn write_until(
+        &self,
+        open: OpenId,
+        offset: u64,
+        data: &[u8],
+    ) -> (usize, Result<(), Errno>) {
         let mut done = 0;
         for _ in 0..WRITES {
             let rest = data.get(done..).unwrap_or_default();
-            match retry_on_intr(|| pwrite(fd, rest, offset.wrapping_add(done as u64))) {
+            let write = |fd| retry_on_intr(|| pwrite(fd, rest, offset.wrapping_add(done as u64)));
+            match self.open_descriptor(open).and_then(write) {
                 Ok(0) => break,
                 Ok(count) => done += count,
-                Err(errno) if done == 0 => return Err(errno),
-                Err(_) => break,
+                Err(errno) => return (done, Err(errno)),
             }
             if done == data.len() {
                 break;
             }
         }
-        Ok(done)
+        (done, Ok(()))
     }
 
     /// fallocate(2), mode 0. Errors: its own; `EINVAL` an offset or a length of 2^63 or more.

@@ -62,6 +62,13 @@ pub const LINK_BYTES: usize = 4096;
 /// `EINVAL`.
 pub const FILES_OF_A_PATH: usize = 16;
 
+/// Files that Linux's clients have open for appending and that are marked so, of all connections together; half of them
+/// are divided evenly among the connections. Full: the host's file is opened with O_APPEND.
+pub const MARKS: usize = 2048;
+
+/// Bytes of the smallest page that a client may have: pages are written back at multiples of it.
+pub const SMALLEST_PAGE_BYTES: usize = 4096;
+
 /// Byte-range locks of all connections together, as ranges of one owner and kind. Full: `ENOLCK`.
 pub const LOCKS: usize = 4096;
 
@@ -177,6 +184,7 @@ const _: () = {
     assert!(FIDS < u32::MAX as usize);
     assert!(NODES < u32::MAX as usize);
     assert!(OPENS < u32::MAX as usize);
+    assert!(MARKS / 2 / CONNECTIONS >= 4);
     assert!(RELEASES_PER_TURN > WALK_NAMES); // nodes are freed faster than walks make them
     assert!(LOG_FDS % 4 == 0 && LOG_FDS + 4 <= FIRST_FREE_FD);
     assert!(PROC_FD > 2 && PROC_FD < LOG_FDS);

@@ -121,6 +121,11 @@ impl Meta {
         self.0.st_dev
     }
 
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.st_size.cast_unsigned()
+    }
+
     /// Inode number.
     pub fn inode(&self) -> u64 {
         self.0.st_ino

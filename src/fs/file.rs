@@ -33,7 +33,9 @@ crate::zeroed_record! {
         refs: u32,
         /// O_RDONLY, O_WRONLY, O_RDWR or 3, as the client asked.
         mode: u32,
-        spare: [u8; 12],
+        /// Of a file that is opened for appending without O_APPEND.
+        pub(super) mark: Id,
+        spare: [u8; 8],
     }
 }
 
@@ -130,7 +132,8 @@ impl Fs {
             fd: TableFd::new(fd),
             refs: 1,
             mode: access.0,
-            spare: [0; 12],
+            mark: Id::NONE,
+            spare: [0; 8],
         };
         let id = self.opens.insert(open).ok_or(Errno::NOMEM)?;
         self.held += 1;
@@ -243,6 +246,8 @@ impl Fs {
         open.refs -= 1;
         if open.refs == 0 {
             open.fd.close();
+            let mark = open.mark;
+            self.marks.release(mark);
             self.opens.remove(id);
             self.held -= 1;
             self.end_locks(id);
@@ -271,21 +276,33 @@ impl Fs {
     /// pwrite(2) until all is written or it fails, at most [`WRITES`] times; what was written before
     /// a failure counts. Errors: pwrite(2)'s, with nothing written.
     pub fn write(&self, open: OpenId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let fd = self.open_descriptor(open)?;
+        match self.write_until(open, offset, data) {
+            (0, Err(errno)) => Err(errno),
+            (done, _) => Ok(done),
+        }
+    }
+
+    /// The same: how much was written, and how it ended.
+    pub(super) fn write_until(
+        &self,
+        open: OpenId,
+        offset: u64,
+        data: &[u8],
+    ) -> (usize, Result<(), Errno>) {
         let mut done = 0;
         for _ in 0..WRITES {
             let rest = data.get(done..).unwrap_or_default();
-            match retry_on_intr(|| pwrite(fd, rest, offset.wrapping_add(done as u64))) {
+            let write = |fd| retry_on_intr(|| pwrite(fd, rest, offset.wrapping_add(done as u64)));
+            match self.open_descriptor(open).and_then(write) {
                 Ok(0) => break,
                 Ok(count) => done += count,
-                Err(errno) if done == 0 => return Err(errno),
-                Err(_) => break,
+                Err(errno) => return (done, Err(errno)),
             }
             if done == data.len() {
                 break;
             }
         }
-        Ok(done)
+        (done, Ok(()))
     }
 
     /// fallocate(2), mode 0. Errors: its own; `EINVAL` an offset or a length of 2^63 or more.

@@ -4,6 +4,7 @@
 //! that all fids on it share. An *open* is a file opened for data. Files are reached by a descriptor
 //! and one name, never by a path; symlinks are never followed.
 
+pub mod append;
 pub mod attach;
 pub mod attr;
 pub mod dir;
@@ -15,6 +16,7 @@ pub mod tree;
 pub mod waiters;
 pub mod xattr;
 
+use self::append::Marks;
 use self::attach::{Attach, Devices};
 use self::attr::Special;
 use self::file::{Open, Reopen};
@@ -38,6 +40,7 @@ pub struct Fs {
     names: Names,
     key: Key,
     opens: Slab<Open>,
+    marks: Marks,
     devices: Devices,
     locks: Locks,
     waiters: Waiters,
@@ -74,6 +77,7 @@ impl Fs {
             names: Names::reserve(capacity),
             key,
             opens: Slab::reserve(capacity.min(OPENS)),
+            marks: Marks::reserve(attaches.len(), key),
             devices: Devices::reserve(attaches.len()),
             locks: Locks::reserve(),
             waiters: Waiters::reserve(attaches.len()),
@@ -107,6 +111,7 @@ impl Fs {
     pub fn wants_trim(&self) -> bool {
         self.nodes.wants_trim()
             || self.opens.wants_trim()
+            || self.marks.wants_trim()
             || self.names.wants_trim()
             || self.index.wants_trim()
             || self.locks.wants_trim() && self.waiters.is_empty()
@@ -117,6 +122,7 @@ impl Fs {
     pub fn trim(&mut self, bytes: usize) {
         self.nodes.trim(bytes);
         self.opens.trim(bytes);
+        self.marks.trim(bytes);
         self.names.trim(bytes);
         self.index.trim();
         if self.waiters.is_empty() {

@@ -11,6 +11,7 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
+use super::append::Size;
 use super::attr::{Meta, dirent_type, hold, qid_type};
 use super::name::{Name, NameBuffer};
 use super::{Fs, NodeId, OpenId};
@@ -41,7 +42,8 @@ crate::zeroed_record! {
         kind: u8,
         device_index: u8,
         flags: u8,
-        spare: [u8; 6],
+        /// One more than the file's size that the client knows, and 0 if it knows none.
+        seen: [u8; 6],
         /// What it was put into the index by, as far as buckets tell hashes apart.
         hash: u32,
     }
@@ -98,7 +100,7 @@ impl Node {
             kind: dirent_type(meta.file_type()),
             device_index,
             flags: 0,
-            spare: [0; 6],
+            seen: [0; 6],
             hash: 0,
         })
     }
@@ -130,6 +132,27 @@ impl Node {
     /// Device and inode number.
     pub(super) fn file(&self) -> (u64, u64) {
         (self.device, self.inode)
+    }
+
+    /// The size that the client knows, if it is below 2^48.
+    pub(super) fn seen(&self) -> Option<u64> {
+        let [a, b, c, d, e, f] = self.seen;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0]).checked_sub(1)
+    }
+
+    /// The client comes to know something of the size.
+    pub(super) fn note(&mut self, size: Size) {
+        let size = match (size, self.seen()) {
+            (Size::Reached(end), Some(seen)) => seen.max(end),
+            (Size::Reached(_), None) => return,
+            (Size::Seen(size) | Size::Set(size), _) => size,
+        };
+        let [a, b, c, d, e, f, high @ ..] = size.saturating_add(1).to_le_bytes();
+        self.seen = if high == [0; 2] {
+            [a, b, c, d, e, f]
+        } else {
+            [0; 6]
+        };
     }
 
     pub(super) fn name(&self) -> NameRef {

@@ -7,7 +7,7 @@
 
 use linux_raw_sys::general::{
     CLOCK_MONOTONIC, CLOCK_REALTIME, F_OFD_GETLK, F_OFD_SETLK, F_SETFL, FASYNC, FUTEX_WAKE,
-    MADV_DONTNEED, O_RDWR, SIG_UNBLOCK,
+    MADV_DONTNEED, O_RDWR, RWF_APPEND, SIG_UNBLOCK,
 };
 use linux_raw_sys::ptrace::{
     AUDIT_ARCH_AARCH64, AUDIT_ARCH_X86_64, BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP,
@@ -178,6 +178,7 @@ table! {
     ALWAYS __NR_close "close" [] "clunk; the end of a connection";
     ALWAYS __NR_pread64 "pread64" [] "Tread";
     ALWAYS __NR_pwrite64 "pwrite64" [] "Twrite";
+    ALWAYS __NR_pwritev2 "pwritev2" [(2, Is(1)), (5, Is(RWF_APPEND))] "Twrite of Linux that is an append; RWF_APPEND, one buffer";
     ALWAYS __NR_getdents64 "getdents64" [] "Treaddir";
     ALWAYS __NR_lseek "lseek" [(2, Is(0))] "Treaddir from an offset; SEEK_SET";
     ALWAYS __NR_readlinkat "readlinkat" [(0, DESCRIPTOR)] "Treadlink";

@@ -7,6 +7,7 @@ use rustix::fd::{AsFd, OwnedFd, RawFd};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{RecvFlags, recv};
 
+use crate::fs::append::Habit;
 use crate::fs::{Fs, OpenId};
 use crate::limits::{
     DONATIONS, FRAME_BYTES, INPUT_BYTES, LARGE_REPLY_BYTES, OUTPUT_BYTES, PAGE_BYTES,
@@ -58,6 +59,8 @@ pub struct Link {
     pub has_version: bool,
     /// Lines in the log about what was refused, at most [`crate::limits::REFUSALS_LOGGED`].
     pub refusals_logged: u8,
+    /// How Linux's client writes.
+    pub habit: Habit,
 }
 
 /// The next frame in the receive buffer.
@@ -137,6 +140,7 @@ impl Connection {
                 is_of_2019: false,
                 has_version: false,
                 refusals_logged: 0,
+                habit: Habit::default(),
             },
             input: Region::reserve(INPUT_BYTES),
             received: 0..0,

@@ -941,3 +941,22 @@ fn mkdir_in_a_set_group_id_directory_inherits_it() {
         (0o2755, 1000, 77)
     );
 }
+
+/// Of a count Linux 6.12 would send the rest, and upon its error the whole again, and count both.
+#[test]
+fn write_of_linux_that_fails_half_way_is_its_error() {
+    for flags in [O_RDWR, O_RDWR | libc::O_APPEND.cast_unsigned()] {
+        let tree = Tree::new();
+        tree.dir("small");
+        write_spec(&tree.bundle(), &spec(&tree.root(), false, &[]));
+        let launch = Launch::new(&tree.bundle(), 1);
+        let mut s = session_of(launch.tmpfs(&tree.path("small"), c"size=64k"));
+        speak(&mut s);
+        s.walk_to(ROOT, 2, "small").unwrap();
+        s.lcreate(2, b"full", flags, 0o600, 0).unwrap();
+        let content = vec![b'w'; 200_000];
+        refused(s.write(2, 0, Data(&content)), Errno::ENOSPC);
+        // What was written is there, as after a write(2) that fails.
+        assert_eq!(s.read_all(2).unwrap(), content[..65_536], "{flags:o}");
+    }
+}

@@ -11,6 +11,7 @@
     clippy::cast_possible_wrap
 )]
 
+mod append;
 mod attach;
 mod attr;
 mod channel;

@@ -82,7 +82,7 @@ const READING: &str =
 fn is_borne(case: &Case, call: u32, is_last: bool, errno: Errno) -> bool {
     match (call, errno) {
         (__NR_close, _) => true, // nobody can do anything about it
-        (__NR_pread64 | __NR_pwrite64 | __NR_fallocate, Errno::EINTR) => true, // once more
+        (__NR_pread64 | __NR_pwrite64 | __NR_pwritev2 | __NR_fallocate, Errno::EINTR) => true, // once more
         (__NR_fcntl, Errno::EAGAIN) => true, // the reply says that another's lock is in the way
         _ => {
             let mut borne = BORNE.iter();

@@ -317,6 +317,15 @@ fn linux() -> Vec<Case> {
         t::lock(TAG, OPEN, 2, 0, 0, 10, 1, b"client"),
     );
     let mut all = vec![
+        // Before any Tlopen of O_WRONLY, after which the host's file is opened with O_APPEND.
+        case(
+            "Twrite that is an append",
+            &[
+                walk(OPEN, &[b"f"]),
+                t::lopen(1, OPEN, O_RDWR | O_APPEND.cast_unsigned()),
+            ],
+            t::write(TAG, OPEN, content().len() as u64, Data(&[b'w'; 5000])),
+        ),
         case("Tattach", &[], t::attach(TAG, NEW, NOFID, b"", b"/", 0)),
         case(
             "Tattach below",

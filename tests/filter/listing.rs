@@ -46,6 +46,8 @@ const ARGUMENTS: &[(&str, u8, &str)] = &[
     ("openat", 0, "dirfd"),
     ("openat", 2, "flags"),
     ("ppoll", 3, "sigmask"),
+    ("pwritev2", 2, "vlen"),
+    ("pwritev2", 5, "flags"),
     ("readlinkat", 0, "dirfd"),
     ("recvfrom", 3, "flags"),
     ("recvfrom", 4, "src_addr"),
@@ -91,6 +93,7 @@ fn bits(call: &str) -> Vec<(u32, String)> {
             .collect(),
         "fcntl" => named(&[(2, "O_RDWR"), (0x2000, "O_ASYNC")]),
         "recvfrom" | "sendmsg" => named(&[(0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL")]),
+        "pwritev2" => named(&[(0x10, "RWF_APPEND")]),
         "socket" => named(&[(0o4000, "SOCK_NONBLOCK"), (0o200_0000, "SOCK_CLOEXEC")]),
         "fchownat" | "linkat" | "newfstatat" | "unlinkat" | "utimensat" => named(&[
             (0x100, "AT_SYMLINK_NOFOLLOW"),

@@ -243,7 +243,8 @@ fn drive(session: &mut Session, tree: &Tree, mode: Modes, trace: &Path) {
     // Linux's own; a device wants a capability that is gone
     d.done(t::version(1, MSIZE, b"9P2000.L"));
     d.walk(2, &[b"t"]);
-    d.done(t::lopen(1, 2, O_WRONLY | O_APPEND.cast_unsigned()));
+    d.done(t::lopen(1, 2, O_RDWR | O_APPEND.cast_unsigned()));
+    d.done(t::write(1, 2, 1, Data(b"appended")));
     for kind in [1, 2] {
         d.done(t::getlock(1, 2, kind, 0, 0, 1, b"client"));
         d.done(t::lock(1, 2, kind, 0, 0, 0, 1, b"client"));

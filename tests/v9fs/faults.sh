@@ -43,13 +43,30 @@ as_user() { setpriv --reuid $user --regid $user --clear-groups -- "$@"; }
 # ---- quota --------------------------------------------------------------------------------------
 
 # A user has 1 MiB and 12 inodes. The server is root, but without the capability to exceed quotas.
-faults_quota() {
+open_quota() {
     load fs/quota/quota_v2
     mkfs.ext4 -q -F -O quota -E quotatype=usrquota "$disk1"
     open_up "$disk1" usrquota
     setquota -u $user 0 1024 0 12 "$back"
     chmod 1777 "$back"
     cd "$front"
+}
+
+# A writer is told of no byte that is not there, where the quota ends in the middle of a message.
+faults_quota_told() {
+    open_quota
+    local how told
+    for how in notrunc append; do
+        told=$(as_user dd if=/dev/zero of="$how" bs=100k count=20 conv=notrunc oflag="${how/notrunc/nofollow}" 2>&1 | sed -n 's/^\([0-9]*\) bytes.*/\1/p') || true
+        [ "$told" -gt 900000 ] && [ "$told" -le "$(stat -c %s "$back/$how")" ] || { echo "$how: told of $told, $(stat -c %s "$back/$how") there"; return 1; }
+        as_user rm "$how"
+    done
+    cd /
+    close_up
+}
+
+faults_quota() {
+    open_quota
 
     # Bytes: what was written counts and is there.
     fails_with 'Disk quota exceeded' as_user dd if=/dev/zero of=big bs=100k count=20
@@ -189,7 +206,7 @@ faults_failing_writes() {
 
 suite_faults() {
     local name
-    for name in quota eio bad_block failing_writes; do
+    for name in quota quota_told eio bad_block failing_writes; do
         check $name faults_$name
         # What a case that failed has left.
         umount -l "$WORK/faults-front" "$WORK/faults-back" 2>/dev/null || true

@@ -44,7 +44,15 @@ class Lines(unittest.TestResult):
         self.outcome = None
 
 
+class Loader(unittest.TestLoader):
+    """All tests but those that make hundreds of directories to hold them open at once: minutes each, with diod a quarter of an hour."""
+
+    def getTestCaseNames(self, case):
+        left_out = ("test_walk_many_open_files", "test_glob_many_open_files", "test_fd_leak")
+        return [name for name in super().getTestCaseNames(case) if name not in left_out]
+
+
 with open(sys.argv[1], "a") as results:
     lines = Lines(results)
     for module in sys.argv[2:]:
-        unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module("test." + module)).run(lines)
+        Loader().loadTestsFromModule(importlib.import_module("test." + module)).run(lines)

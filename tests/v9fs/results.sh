@@ -27,6 +27,7 @@ inputs_of() {
         python) version_of python3 'libpython3*-testsuite'; cat tests/v9fs/python_tests.py ;;
         golang) go version ;;
         hostile) cat tests/hostile/* ;;
+        data) cat tests/v9fs/data.py ;;
     esac
 }
 

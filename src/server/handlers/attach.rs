@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use crate::fs::append::Habit;
 use crate::fs::attr::Meta;
 use crate::fs::name::Name;
 use crate::fs::waiters::Which;
@@ -48,6 +49,7 @@ pub fn version(s: &mut Session<'_>, t: Tversion<'_>, out: &mut Writer<'_>) -> Re
         let asked = asked.ok_or(Errno::INVAL)?;
         s.fs.forget_waiters(s.link.id, Which::All, &mut |_| {});
         s.link.linux = asked == Version::Plain;
+        s.link.habit = Habit::default();
         s.link.knows_channels = asked >= Version::Google(8);
         s.link.is_of_2019 = asked == Version::Google(7);
         s.link.has_version = true;

@@ -4,6 +4,7 @@ use linux_raw_sys::general::V9FS_MAGIC;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::fs::append::Size;
 use crate::fs::attr::{Change, Meta, Time, qid_type};
 use crate::fs::name::Name;
 use crate::fs::tree::qid_path;
@@ -29,6 +30,9 @@ pub fn getattr(s: &mut Session<'_>, t: Tgetattr, out: &mut Writer<'_>) -> Result
         GetMask::GIVEN
     };
     let attr = meta.attr();
+    if s.link.linux && meta.file_type() == FileType::RegularFile {
+        s.fs.note_size(state.node(), Size::Seen(attr.size));
+    }
     let qid = s.shown(s.fs.qid(state.node())?, meta.version());
     Rgetattr { valid, qid, attr }.encode(out);
     Ok(())
@@ -108,7 +112,13 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
         ),
         touch: t.valid == SetMask::CTIME, // what else changes touches it by itself
     };
-    s.fs.change(state.node(), state.open(), &change)
+    let done = s.fs.change(state.node(), state.open(), &change);
+    if let Some(size) = change.size
+        && done.is_ok()
+    {
+        s.fs.note_size(state.node(), Size::Set(size));
+    }
+    done
 }
 
 /// Tmultigetattr -> Rmultigetattr. Attributes of a chain of names, each below the one before it, up to the

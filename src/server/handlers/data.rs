@@ -42,7 +42,8 @@ pub fn read(s: &mut Session<'_>, t: Tread, out: &mut Writer<'_>) -> Result<(), E
 
 /// Twrite -> Rwrite. Straight from the request's bytes; what was written before a failure is told,
 /// and the failure if it was nothing. To a fid of Txattrcreate: the value's next bytes. Linux leaves it to the
-/// server that a file to which a user writes who is not root loses its set-id bits.
+/// server that a file to which a user writes who is not root loses its set-id bits; and what is an append
+/// ([`crate::fs::append`]).
 ///
 /// Errors, in this order: `EBADF` no such fid; those of [`crate::server::values::Values::write`], or
 /// `EINVAL` not open; `EPERM` open for reading alone; those of [`crate::fs::Fs::drop_set_ids`]; then pwrite(2)'s.
@@ -64,7 +65,12 @@ pub fn write(s: &mut Session<'_>, t: Twrite<'_>) -> Result<Rwrite, Errno> {
                 s.fs.drop_set_ids(state.node(), open)?;
             }
         }
-        s.fs.write(open, t.offset, t.data.0)?
+        if s.link.linux {
+            let writing = &mut s.link.habit.writing;
+            s.fs.write_noted((state.node(), open), t.offset, t.data.0, writing)?
+        } else {
+            s.fs.write(open, t.offset, t.data.0)?
+        }
     };
     Ok(Rwrite {
         count: u32::try_from(done).unwrap_or(0),

@@ -107,13 +107,17 @@ impl Session<'_> {
 
     /// The qid of a file as it is now. Error: `EBADF`.
     fn qid(&self, node: NodeId, open: OpenId) -> Result<Qid, Errno> {
+        self.qid_and_size(node, open).map(|(qid, _)| qid)
+    }
+
+    /// The same, and to Linux the file's size. Error: `EBADF`.
+    fn qid_and_size(&self, node: NodeId, open: OpenId) -> Result<(Qid, u64), Errno> {
         let qid = self.fs.qid(node)?;
-        if !self.has_qid_versions() {
-            return Ok(qid);
+        let mut meta = Meta::new(); // all zeros, as long as nothing is asked
+        if !self.link.linux || self.fs.meta(node, open, &mut meta).is_err() {
+            return Ok((qid, 0));
         }
-        let mut meta = Meta::new();
-        let asked = self.fs.meta(node, open, &mut meta);
-        Ok(self.shown(qid, asked.map_or(0, |()| meta.version())))
+        Ok((self.shown(qid, meta.version()), meta.size()))
     }
 
     /// The owner of a file that is made through `fid`: to Linux, whose messages name none, the user that the

@@ -4,9 +4,10 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use crate::fs::OpenId;
+use crate::fs::append::Size;
 use crate::fs::file::Access;
 use crate::fs::name::Name;
+use crate::fs::{NodeId, OpenId};
 use crate::p9::messages::{
     Rchannel, Rlcreate, Rlopen, Rucreate, Tchannel, Tlconnect, Tlcreate, Tlopen, Tucreate,
 };
@@ -48,8 +49,11 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
     if (access.writes() || truncate) && s.fs.is_read_only(s.link.id) {
         return Err(Errno::ROFS);
     }
-    let open = s.fs.open(node, access, more)?;
-    let qid = s.qid(node, open)?;
+    let (open, marked) = open(s, (node, kind), access, more)?;
+    let (qid, size) = s.qid_and_size(node, open)?;
+    if marked {
+        s.fs.mark(node, open, size);
+    }
     let donated = (kind != FileType::Directory && !s.link.linux).then(|| {
         s.fs.hold_open(open);
         open
@@ -60,6 +64,45 @@ pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> 
         reply: Rlopen { qid, iounit: 0 },
         donated,
     })
+}
+
+/// Opens the file of a node; of a regular one to Linux notes what that shows of it. Whether it was opened for appending,
+/// but without O_APPEND, and is to be marked. A file that takes nothing but appends (chattr(1), `+a`) is opened with it.
+///
+/// Errors: those of [`crate::fs::Fs::open`].
+fn open(
+    s: &mut Session<'_>,
+    (node, kind): (NodeId, FileType),
+    access: Access,
+    more: OFlags,
+) -> Result<(OpenId, bool), Errno> {
+    if !s.link.linux || kind != FileType::RegularFile {
+        return s.fs.open(node, access, more).map(|open| (open, false));
+    }
+    let mut marked = wants_mark(s, node, access, more);
+    let flags = if marked { more - OFlags::APPEND } else { more };
+    let mut opened = s.fs.open(node, access, flags);
+    if marked && matches!(opened, Err(Errno::PERM)) {
+        marked = false;
+        opened = s.fs.open(node, access, more);
+    }
+    if access.writes() {
+        let habit = &mut s.link.habit;
+        s.fs.note_open(node, opened.is_ok(), access.is_write_only(), habit);
+    }
+    if opened.is_ok() && more.contains(OFlags::TRUNC) {
+        s.fs.note_size(node, Size::Set(0));
+    }
+    opened.map(|open| (open, marked))
+}
+
+/// Whether the file of a node, or one that is created in it, is to be opened without O_APPEND, and marked.
+fn wants_mark(s: &Session<'_>, node: NodeId, access: Access, more: OFlags) -> bool {
+    let write_only = access.is_write_only();
+    s.link.linux
+        && more.contains(OFlags::APPEND)
+        && access.writes()
+        && s.fs.wants_mark(node, write_only, &s.link.habit)
 }
 
 /// Linux's number for O_DIRECTORY on the wire, on all architectures.
@@ -121,7 +164,9 @@ fn create(
     let (parent, state) = s.directory(fid)?;
     state.not_opened(Errno::INVAL)?; // to Linux too: the fid becomes the file's
     s.writable()?;
-    let how = (Access::of_flags(wire), flags(s, wire));
+    let (access, more) = (Access::of_flags(wire), flags(s, wire));
+    let marked = wants_mark(s, parent, access, more);
+    let how = (access, if marked { more - OFlags::APPEND } else { more });
     let owner = s.owner(fid, uid, gid);
     let (node, open) = match s.fs.create(parent, name, how, perm, owner) {
         Err(Errno::EXIST) if s.link.linux && wire & OFlags::EXCL.bits() == 0 => {
@@ -130,6 +175,13 @@ fn create(
         made => made?,
     };
     let qid = s.qid(node, open)?;
+    if s.link.linux {
+        s.fs.note_size(node, Size::Set(0));
+        s.fs.note_open(node, true, access.is_write_only(), &mut s.link.habit);
+    }
+    if marked {
+        s.fs.mark(node, open, 0);
+    }
     let donated = (!s.link.linux).then(|| {
         s.fs.hold_open(open);
         open

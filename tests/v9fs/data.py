@@ -542,6 +542,20 @@ def case_lock_of_each_other():
     assert errno.EDEADLK in (first, second), (first, second)
 
 
+def end_of(child):
+    """Its status; with its own children it is killed after 100 s. A lock that is waited for may be waited for without end."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < 100:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.02)
+    with open(WHY, 'a') as why:
+        print('no end after 100 s', file=why)
+    os.killpg(child, 9)
+    return os.waitpid(child, 0)[1]
+
+
 def run(name, case):
     """In a process of its own. Its last line is the reason if it fails."""
     global HOST, SECOND
@@ -550,6 +564,7 @@ def run(name, case):
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         os.chdir(mount)
         os.dup2(os.open(WHY, os.O_RDWR | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
@@ -560,7 +575,7 @@ def run(name, case):
             failures.append('%s: %s' % (type(error).__name__, error))
         print('; '.join(failures), flush=True)
         os._exit(bool(failures))
-    status = os.waitpid(child, 0)[1]
+    status = end_of(child)
     why = open(WHY).read()
     print('== %s: %.1f s\n%s' % (name, time.monotonic() - begun, why), flush=True)
     with open(RESULTS, 'a') as results:

@@ -230,7 +230,7 @@ end_guests() {
 }
 
 # What runs on every kernel in CI.
-everywhere="smoke sqlite"
+everywhere="smoke data sqlite"
 
 # The programs are on the kernel whose guest is the fastest.
 ci_plan() {

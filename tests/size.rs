@@ -109,6 +109,18 @@ impl Elf {
 }
 
 #[test]
+fn the_readme_has_the_programs_size_to_a_kibibyte() {
+    let readme = include_str!("../README.md");
+    let row = readme
+        .lines()
+        .find_map(|line| line.strip_prefix("| binary | "))
+        .expect("a row of the table");
+    let told: f64 = row.split(' ').next().unwrap().parse().unwrap();
+    let is = fs::metadata(binary()).unwrap().len() as f64 / 1024.0;
+    assert!((told - is).abs() < 1.0, "{told} KiB, and it has {is:.1}");
+}
+
+#[test]
 fn program_is_at_most_139264_bytes() {
     let size = Elf::read().bytes.len();
     // Past the test harness, which would keep it for itself.

@@ -1,4 +1,4 @@
-//! What the protocol says of fids and paths (protocol.md 3, state of 2022, and the README's differences),
+//! What the protocol says of fids and paths (protocol.md 3, state of 2022, and docs/differences.md),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
 use crate::ops::{Kind, Known, Name};

@@ -25,7 +25,7 @@ enum Does {
 fn does(number: i32) -> Does {
     match Signal::try_from(number) {
         Ok(Signal::SIGCHLD | Signal::SIGURG | Signal::SIGWINCH | Signal::SIGCONT) => Does::Nothing,
-        // README.md: a log's reader that is gone, and RLIMIT_FSIZE.
+        // docs/design.md: a log's reader that is gone, and RLIMIT_FSIZE.
         Ok(Signal::SIGPIPE | Signal::SIGXFSZ) => Does::Nothing,
         Ok(Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU) => Does::Stop,
         _ => Does::End, // real-time signals among them

@@ -60,7 +60,7 @@ fn number(like: &Value, number: u64) -> Value {
 
 const SIGN: u64 = 1 << 63;
 
-/// What protocol.md, or README.md where it differs, says of a value. `None`: nothing, it depends on the file.
+/// What protocol.md, or docs/differences.md where it differs, says of a value. `None`: nothing, it depends on the file.
 fn said(message: &str, field: &str, value: u64, linux: bool) -> Option<Result<(), Errno>> {
     let fid = matches!(field, "fid" | "dfid" | "olddirfid" | "newdirfid");
     let refuse = |when: bool, errno| when.then_some(Err(errno));

@@ -1,5 +1,5 @@
 //! Every message to a fid in every state, right or wrong: the errno is the one that protocol.md 3 says, its
-//! checks in its order, with what README.md lists as different; all else is served.
+//! checks in its order, with what docs/differences.md lists as different; all else is served.
 
 use crate::harness::ROOT;
 use crate::p9::{Client, MSIZE, NOID, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, t};

@@ -11,7 +11,7 @@
 //!
 //! `GOFER_SECONDS` is how long it lasts for each way to start the program (5); rounds of 5 seconds have a tree
 //! of their own. `GOFER_SEED` is the first round's seed. Without the clone of /proc/self/fd a device that comes
-//! between two looks may be opened (README.md, "Security model", 2): that leaves /sys/block/loop250 behind.
+//! between two looks may be opened (docs/security-model.md, 2): that leaves /sys/block/loop250 behind.
 
 #![allow(
     clippy::unwrap_used,

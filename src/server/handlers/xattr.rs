@@ -1,4 +1,4 @@
-//! Extended attributes, by the messages of gVisor and by the walks of Linux: `user.*` alone (README.md,
+//! Extended attributes, by the messages of gVisor and by the walks of Linux: `user.*` alone (docs/linux.md,
 //! "Differences").
 
 use rustix::fs::XattrFlags;

@@ -3,7 +3,7 @@
 // is to be had. It shows that the harness works and that the gofer starts through the front; what a sandbox
 // makes of the gofer's answers it does not show.
 //
-// PERIOD says as which runtime it starts its gofer (README, "Making a runtime start it"):
+// PERIOD says as which runtime it starts its gofer (docs/runtimes.md, "Making a runtime start it"):
 //
 //	2018-12   the bundle alone; argv0 is the runtime's path, every flag is passed, --trace-signal too
 //	2019-11   the spec as a descriptor; every flag is passed, --overlayfs-stale-read too

@@ -199,6 +199,8 @@ judge() {
     $good
 }
 
+declare -A running=() # by the process of a guest: its line of the plan
+
 # Runs a plan, each of its words "SERVER CONFIG SUITE...", two guests at a time. $1 is called with the words of each that has ended.
 run_guests() {
     local line ended=$1
@@ -210,6 +212,7 @@ run_guests() {
             *" power") { trap : INT TERM HUP; cut_power $line; $ended $line; } & ;;
             *) { trap : INT TERM HUP; guest $line; $ended $line; } & ;;
         esac
+        running[$!]=$line
     done
     wait
 }
@@ -217,16 +220,18 @@ run_guests() {
 group_of() { ps -o pgid= -p "$1" | tr -d ' '; }
 
 # Stopped by a signal: guests must not go on alone. The last process below each of our jobs, which outlive the signal for that, is of the
-# group of its kernel, which is not ours.
+# group of its kernel, which is not ours. A job whose guest is gone keeps what that has done. One whose guest was to lose its power is ended
+# first: nobody would know who did it.
 end_guests() {
     local job last child group
     for job in $(jobs -rp); do
         last=$job
         while child=$(only_child "$last"); do last=$child; done
         group=$(group_of "$last")
-        kill -KILL "$job" || true
+        [[ ${running[$job]-} != *" power" ]] || kill -KILL "$job" || true
         [ "$group" = "$(group_of $$)" ] || kill -KILL -- "-$group" || true
     done
+    wait
 }
 
 # What runs on every kernel in CI.

@@ -21,7 +21,7 @@ use std::io::BufRead;
 /// Bytes that it sends in a run, at the most.
 const MOST_BYTES: usize = super::SENT_BYTES;
 
-/// Where a window's datagram stands, and how many bytes it may have (protocol.md 9).
+/// Where a window's datagram stands, and how many bytes it may have (docs/protocol.md 9).
 const DATAGRAM_AT: u64 = 16;
 const DATAGRAM_BYTES: usize = WINDOW_BYTES - 16;
 

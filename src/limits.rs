@@ -4,7 +4,7 @@
 //! never touched costs no memory.
 
 /// Largest frame either way, bytes; also the largest msize granted. gVisor's client ignores a
-/// smaller answer and sends up to this (protocol.md 1.3, 8). A larger size field ends the connection.
+/// smaller answer and sends up to this (docs/protocol.md 1.3, 8). A larger size field ends the connection.
 pub const FRAME_BYTES: usize = 1 << 20;
 
 /// Receive buffer of a connection, bytes: one whole frame and the start of the next ones.
@@ -97,7 +97,7 @@ pub const CHANNELS: usize = 127;
 /// them. Fewer: fewer channels.
 pub const DESCRIPTORS_PER_CHANNEL: u64 = 12;
 
-/// Bytes of a channel's window: a frame and 20 bytes, in whole pages (protocol.md 9). A longer datagram ends
+/// Bytes of a channel's window: a frame and 20 bytes, in whole pages (docs/protocol.md 9). A longer datagram ends
 /// the channel.
 pub const WINDOW_BYTES: usize = (FRAME_BYTES + 20).next_multiple_of(PAGE_BYTES);
 

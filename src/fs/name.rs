@@ -11,7 +11,7 @@ use crate::limits::NAME_BYTES;
 pub struct Name<'a>(&'a [u8]);
 
 impl<'a> Name<'a> {
-    /// Checks a name from the wire. Error: `EINVAL` (protocol.md 3.4).
+    /// Checks a name from the wire. Error: `EINVAL` (docs/protocol.md 3.4).
     ///
     /// Length is the host's matter, so that too long a name is told only where the host would tell it.
     pub fn new(bytes: &'a [u8]) -> Result<Self, Errno> {

@@ -1,6 +1,6 @@
 //! The tree of path nodes: what clients walked to, by parent and name.
 //!
-//! The flag "deleted" belongs to the path, not to the inode (protocol.md 3.2): unlinking a name or
+//! The flag "deleted" belongs to the path, not to the inode (docs/protocol.md 3.2): unlinking a name or
 //! renaming over it sets it for that node, and a node below a deleted one counts as deleted. A file
 //! that the host puts in another's place is another node; the old one keeps the path and is deleted
 //! and renamed with it, up to `FILES_OF_A_PATH` nodes a path: the oldest then forgets its path.

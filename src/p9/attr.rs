@@ -1,4 +1,4 @@
-//! Attributes as the wire has them (protocol.md 1.2, 3.10, 3.11).
+//! Attributes as the wire has them (docs/protocol.md 1.2, 3.10, 3.11).
 
 use super::qid::Qid;
 use super::wire::{Field, Fixed, Gid, Perm, Reader, Uid, Writer};

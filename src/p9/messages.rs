@@ -1,4 +1,4 @@
-//! The message table: number, name, fields in wire order (protocol.md 2). Nothing else repeats a layout.
+//! The message table: number, name, fields in wire order (docs/protocol.md 2). Nothing else repeats a layout.
 //!
 //! `since N` is the version that brings a message in; one above [`Version::HIGHEST`] is unknown to us.
 

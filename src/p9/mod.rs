@@ -1,4 +1,4 @@
-//! The protocol as bytes: 9P2000.L with the extensions of gVisor (protocol.md). Knows no file and no socket.
+//! The protocol as bytes: 9P2000.L with the extensions of gVisor (docs/protocol.md). Knows no file and no socket.
 
 pub mod attr;
 pub mod messages;

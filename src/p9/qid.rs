@@ -2,7 +2,7 @@
 
 use super::wire::{Field, Fixed, Reader, Writer};
 
-/// Type byte of a qid: the file's kind (protocol.md 1.2).
+/// Type byte of a qid: the file's kind (docs/protocol.md 1.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QidType(pub u8);
 

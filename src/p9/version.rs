@@ -1,4 +1,4 @@
-//! The version ladder (protocol.md 3.5, 5).
+//! The version ladder (docs/protocol.md 3.5, 5).
 
 use super::wire::Writer;
 

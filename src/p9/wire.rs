@@ -1,4 +1,4 @@
-//! Primitives of the wire: little-endian numbers, strings, lists (protocol.md 1.2).
+//! Primitives of the wire: little-endian numbers, strings, lists (docs/protocol.md 1.2).
 
 /// A request that its bytes do not spell: too short, or a count that disagrees with what follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,7 +270,7 @@ impl Gid {
     pub const NONE: Self = Self(u32::MAX);
 }
 
-/// Permission bits, cut to 07777 on both ways (since 2021-03-23, protocol.md 1.2).
+/// Permission bits, cut to 07777 on both ways (since 2021-03-23, docs/protocol.md 1.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Perm(pub u32);
 

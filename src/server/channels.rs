@@ -1,4 +1,4 @@
-//! Shared-memory channels: made at the start, offered by Tchannel, served one request at a time (protocol.md 9).
+//! Shared-memory channels: made at the start, offered by Tchannel, served one request at a time (docs/protocol.md 9).
 //!
 //! As long as one is live the loop waits for windows and sockets together ([`crate::sys::bell`]). Each channel has
 //! one request served in a pass, which ends when a turn's worth is done and goes on with the next channel; the sockets

@@ -349,7 +349,7 @@ impl Connection {
                 }
                 Err(Errno::AGAIN) => return Sent::Blocked,
                 Err(Errno::INTR) => {}
-                // Too many descriptors under way: a reply without its own is legal (protocol.md 1.5).
+                // Too many descriptors under way: a reply without its own is legal (docs/protocol.md 1.5).
                 Err(Errno::TOOMANYREFS) if donated.is_some() => self.drop_first_donation(fs),
                 // The peer is gone. Only the receiving side ends a connection (gofer.md 5.3): what it
                 // asked before is still done.

@@ -74,7 +74,7 @@ pub struct Donating<R> {
 /// Handles one request and writes its reply, or Rlerror, into `room`.
 ///
 /// Errors that come before a handler's own: `EIO` not decodable, or a number that is not served
-/// (protocol.md 1.4, but on the request's own tag); `ENOSYS` the number of a reply.
+/// (docs/protocol.md 1.4, but on the request's own tag); `ENOSYS` the number of a reply.
 /// `EMSGSIZE` the reply has no room in the agreed message size.
 #[inline(never)]
 pub fn dispatch(

@@ -1,4 +1,4 @@
-//! Memory shared with a client, and the waits and wake-ups that belong to it (protocol.md 9, futex(2)).
+//! Memory shared with a client, and the waits and wake-ups that belong to it (docs/protocol.md 9, futex(2)).
 #![allow(unsafe_code)]
 
 use core::ptr::NonNull;

@@ -1,4 +1,4 @@
-//! Tgetattr: protocol.md 3.10.
+//! Tgetattr: docs/protocol.md 3.10.
 
 use crate::harness::{ROOT, Tree, chmod, serve, serve_read_only};
 use crate::p9::{Attr, O_RDONLY, QT_DIR, QT_FILE, QT_LINK, VALID, refused};

@@ -1,5 +1,5 @@
 //! A client of shared-memory channels, as the sandbox's is: windows that are mapped, hand-overs by futex(2), and
-//! descriptors over the channel's pair of sockets (protocol.md 9).
+//! descriptors over the channel's pair of sockets (docs/protocol.md 9).
 //!
 //! As [`super::p9`] it shares no code with the server. Windows are open to whatever a hostile client writes.
 

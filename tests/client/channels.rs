@@ -1,4 +1,4 @@
-//! Shared-memory channels: what Tchannel offers, requests through windows, and the ends of both; protocol.md 3.16
+//! Shared-memory channels: what Tchannel offers, requests through windows, and the ends of both; docs/protocol.md 3.16
 //! and 9, channels.md.
 
 use crate::channel::{

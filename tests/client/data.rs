@@ -1,4 +1,4 @@
-//! Tread, Twrite, Tfsync: protocol.md 3.8.
+//! Tread, Twrite, Tfsync: docs/protocol.md 3.8.
 
 use crate::harness::{
     Launch, ROOT, Session, Tree, serve, serve_read_only, session_of, spec, write_spec,

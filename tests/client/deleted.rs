@@ -1,4 +1,4 @@
-//! Fids of names that were unlinked through the same connection: protocol.md 3.2.
+//! Fids of names that were unlinked through the same connection: docs/protocol.md 3.2.
 
 use crate::harness::{ROOT, Session, Tree, serve};
 use crate::p9::{Data, NOID, O_RDONLY, O_RDWR, VALID, refused};

@@ -1,4 +1,4 @@
-//! Treaddir: protocol.md 3.9; offsets are cookies of the host here.
+//! Treaddir: docs/protocol.md 3.9; offsets are cookies of the host here.
 
 use crate::harness::{ROOT, Session, Tree, serve, serve_read_only};
 use crate::p9::{Dirent, MSIZE, O_RDONLY, QT_DIR, QT_FILE, QT_LINK, QT_SPECIAL, refused};

@@ -1,4 +1,4 @@
-//! Names made, linked, renamed and removed: protocol.md 3.12, gofer.md 3.3 and 3.4.
+//! Names made, linked, renamed and removed: docs/protocol.md 3.12, gofer.md 3.3 and 3.4.
 //!
 //! What is the same in both ways to open a file again is tried in both: through /proc/self/fd, and,
 //! in a user namespace without a mount namespace of its own, by parent and name.

@@ -1,4 +1,4 @@
-//! The client itself, against literal frames made by the original encoder: protocol.md 6.
+//! The client itself, against literal frames made by the original encoder: docs/protocol.md 6.
 
 use crate::p9::*;
 

@@ -1,5 +1,5 @@
 //! Messages of versions 8 to 13 other than those of extended attributes: Tsetattrclunk, Tmultigetattr, Tbind,
-//! Tchannel; protocol.md 3.11, 3.14 to 3.16.
+//! Tchannel; docs/protocol.md 3.11, 3.14 to 3.16.
 
 use crate::entries::names;
 use crate::harness::{

@@ -1,4 +1,4 @@
-//! What Linux's own client needs and gVisor's does not: protocol.md 7. Locks are in `locks`.
+//! What Linux's own client needs and gVisor's does not: docs/protocol.md 7. Locks are in `locks`.
 
 use crate::harness::{
     Launch, Namespace, ROOT, Session, Tree, chmod, serve, serve_read_only, session_of, spec,

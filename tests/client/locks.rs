@@ -1,4 +1,4 @@
-//! Tlock and Tgetlock, as Linux's client sends them: protocol.md 7, fcntl(2).
+//! Tlock and Tgetlock, as Linux's client sends them: docs/protocol.md 7, fcntl(2).
 
 use crate::channel::{Channel, VERSION};
 use crate::harness::{

@@ -1,4 +1,4 @@
-//! Tflush, Tclunk, Tflushf, Tstatfs, Treadlink, and requests that are none: protocol.md 1.4, 3.
+//! Tflush, Tclunk, Tflushf, Tstatfs, Treadlink, and requests that are none: docs/protocol.md 1.4, 3.
 
 use crate::harness::{ROOT, Tree, serve};
 use crate::p9::{Data, NOFID, NOID, NOTAG, O_RDONLY, RLERROR, frame, refused, t};

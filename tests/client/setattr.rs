@@ -1,4 +1,4 @@
-//! Tsetattr, Tallocate, and what is refused whatever it says: protocol.md 1.4, 3.8, 3.11, 3.13.
+//! Tsetattr, Tallocate, and what is refused whatever it says: docs/protocol.md 1.4, 3.8, 3.11, 3.13.
 
 use crate::entries::{AT_REMOVEDIR, both_ways, start};
 use crate::harness::{
@@ -99,7 +99,7 @@ enum Kind {
     Link,
 }
 
-/// What becomes of a state, and the answer: protocol.md 3.11.
+/// What becomes of a state, and the answer: docs/protocol.md 3.11.
 fn model(kind: Kind, was: &State, valid: u32, attr: &SetAttr) -> (State, Option<Errno>) {
     let has = |bit| valid & bit != 0;
     let (mut new, mut last) = (was.clone(), None);

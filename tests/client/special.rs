@@ -1,4 +1,4 @@
-//! Sockets and FIFOs of the host, which are served where `--host-uds` and `--host-fifo` say so; protocol.md
+//! Sockets and FIFOs of the host, which are served where `--host-uds` and `--host-fifo` say so; docs/protocol.md
 //! 3.3, 3.14, gofer.md 1.4.
 
 use crate::harness::{

@@ -1,4 +1,4 @@
-//! The tree of paths across fids: protocol.md 3.2; and directories with many entries: 3.9.
+//! The tree of paths across fids: docs/protocol.md 3.2; and directories with many entries: 3.9.
 
 use crate::entries::{AT_REMOVEDIR, both_ways, names};
 use crate::harness::{Gofer, Mount, ROOT, Session, Tree, serve, serve_mounts};

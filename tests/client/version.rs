@@ -1,4 +1,4 @@
-//! Tversion: protocol.md 3.5 and 5; what differs from the original is said at the test.
+//! Tversion: docs/protocol.md 3.5 and 5; what differs from the original is said at the test.
 
 use crate::harness::{Gofer, Launch, Mount, ROOT, Session, Tree, serve, spec, write_spec};
 use crate::p9::{Client, MSIZE, NOFID, NOID, NOTAG, O_RDONLY, refused, t};

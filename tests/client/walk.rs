@@ -1,4 +1,4 @@
-//! Twalk and Twalkgetattr: protocol.md 3.4 and 3.6.
+//! Twalk and Twalkgetattr: docs/protocol.md 3.4 and 3.6.
 
 use crate::harness::{ROOT, Tree, serve};
 use crate::p9::{O_RDONLY, QT_DIR, QT_FILE, QT_LINK, VALID, refused};

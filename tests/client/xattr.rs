@@ -1,4 +1,4 @@
-//! Extended attributes: the messages of gVisor (28, 34, 36, 38) and those of Linux (30, 32); protocol.md 3.13.
+//! Extended attributes: the messages of gVisor (28, 34, 36, 38) and those of Linux (30, 32); docs/protocol.md 3.13.
 
 use crate::entries::start;
 use crate::harness::{

@@ -1,4 +1,4 @@
-//! What the protocol says of fids and paths (protocol.md 3, state of 2022, and docs/differences.md),
+//! What the protocol says of fids and paths (docs/protocol.md 3, state of 2022, and docs/differences.md),
 //! over a tree of its own that it changes by system calls. Where the spec adds no check, the kernel decides.
 
 use crate::ops::{Kind, Known, Name};
@@ -26,7 +26,7 @@ const ABSOLUTE_MAXIMUM: u32 = 1 << 20;
 const WALK_NAMES: usize = 256;
 
 /// A path of one connection, and the file that it was at the walk: the flag "deleted" is that of the path,
-/// for all its nodes (protocol.md 3.2). A file that another connection has put in the place of the one
+/// for all its nodes (docs/protocol.md 3.2). A file that another connection has put in the place of the one
 /// that was walked to is another node.
 #[derive(Debug)]
 pub struct Node {

@@ -1,5 +1,5 @@
 //! Every field of every message at its edges, alone and in pairs; every length and count against the bytes that
-//! follow. An answer of the right type on the right tag, or an errno; where protocol.md says which, that one.
+//! follow. An answer of the right type on the right tag, or an errno; where docs/protocol.md says which, that one.
 
 use crate::harness::ROOT;
 use crate::p9::{Client, Fault, MSIZE, O_RDWR, refused, t};
@@ -60,7 +60,7 @@ fn number(like: &Value, number: u64) -> Value {
 
 const SIGN: u64 = 1 << 63;
 
-/// What protocol.md, or docs/differences.md where it differs, says of a value. `None`: nothing, it depends on the file.
+/// What docs/protocol.md, or docs/differences.md where it differs, says of a value. `None`: nothing, it depends on the file.
 fn said(message: &str, field: &str, value: u64, linux: bool) -> Option<Result<(), Errno>> {
     let fid = matches!(field, "fid" | "dfid" | "olddirfid" | "newdirfid");
     let refuse = |when: bool, errno| when.then_some(Err(errno));

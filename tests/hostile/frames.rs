@@ -1,4 +1,4 @@
-//! What protocol.md 1.4 says of input that is none, and of its traps (10) those that take more than one request.
+//! What docs/protocol.md 1.4 says of input that is none, and of its traps (10) those that take more than one request.
 
 use crate::harness::ROOT;
 use crate::p9::{Client, MSIZE, NOID, O_RDWR, REQUESTS, RLERROR, Ropen, frame, t};

@@ -1,4 +1,4 @@
-//! Every message to a fid in every state, right or wrong: the errno is the one that protocol.md 3 says, its
+//! Every message to a fid in every state, right or wrong: the errno is the one that docs/protocol.md 3 says, its
 //! checks in its order, with what docs/differences.md lists as different; all else is served.
 
 use crate::harness::ROOT;

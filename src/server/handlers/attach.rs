@@ -1,4 +1,4 @@
-//! Session messages: Tversion, Tattach, Tflush, Tclunk (protocol.md 3.5).
+//! Session messages: Tversion, Tattach, Tflush, Tclunk (docs/protocol.md 3.5).
 
 use rustix::io::Errno;
 

@@ -1,4 +1,4 @@
-//! Attributes and what else is asked of a file without opening it (protocol.md 3.8, 3.10).
+//! Attributes and what else is asked of a file without opening it (docs/protocol.md 3.8, 3.10).
 
 use linux_raw_sys::general::V9FS_MAGIC;
 use rustix::fs::FileType;
@@ -127,7 +127,7 @@ pub fn setattr(s: &mut Session<'_>, t: Tsetattr) -> Result<(), Errno> {
 ///
 /// Errors, in this order: `EINVAL` a name that is none; `EBADF` no such fid; `E2BIG` more than [`WALK_NAMES`]
 /// names; `EMSGSIZE` no room for so many replies; then those of [`crate::fs::Fs::look`], but ENOENT.
-/// Source: protocol.md 3.15.
+/// Source: docs/protocol.md 3.15.
 pub fn multigetattr(
     s: &mut Session<'_>,
     t: Tmultigetattr<'_>,

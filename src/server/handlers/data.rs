@@ -1,4 +1,4 @@
-//! File data (protocol.md 3.8).
+//! File data (docs/protocol.md 3.8).
 
 use rustix::io::Errno;
 

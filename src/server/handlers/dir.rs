@@ -1,4 +1,4 @@
-//! Treaddir (protocol.md 3.9).
+//! Treaddir (docs/protocol.md 3.9).
 
 use rustix::io::Errno;
 

@@ -1,4 +1,4 @@
-//! Names in directories (protocol.md 3.12).
+//! Names in directories (docs/protocol.md 3.12).
 //!
 //! The messages that make something check, in this order: `EINVAL` not a name; `EBADF` no such fid;
 //! `EINVAL` deleted, not a directory, or open; `EROFS` a read-only attach point. To Linux a deleted directory is

@@ -1,4 +1,4 @@
-//! Byte-range locks, of Linux's clients alone (protocol.md 7).
+//! Byte-range locks, of Linux's clients alone (docs/protocol.md 7).
 
 use rustix::io::Errno;
 

@@ -1,4 +1,4 @@
-//! Opening and creating (protocol.md 3.7).
+//! Opening and creating (docs/protocol.md 3.7).
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ use crate::server::fids::State;
 /// wants a directory; `EROFS` writing or truncating on a read-only attach point; then those of
 /// [`crate::fs::Fs::open`]. Of the flags the access mode and O_TRUNC count, and those of [`flags`]. No
 /// descriptor is donated to Linux, which reads its socket without room for one.
-/// Source: protocol.md 3.7, state of 2022; open(2).
+/// Source: docs/protocol.md 3.7, state of 2022; open(2).
 pub fn lopen(s: &mut Session<'_>, t: Tlopen) -> Result<Donating<Rlopen>, Errno> {
     let state = s.get(t.fid)?;
     let node = state.node();

@@ -1,4 +1,4 @@
-//! Twalk and Twalkgetattr (protocol.md 3.6).
+//! Twalk and Twalkgetattr (docs/protocol.md 3.6).
 
 use rustix::fs::FileType;
 use rustix::io::Errno;

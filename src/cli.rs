@@ -1,4 +1,4 @@
-//! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (gofer.md 1). Makes no system call.
+//! The command line: Go's flag syntax, the runtime's global flags, the gofer's own (docs/launch.md 1). Makes no system call.
 
 use rustix::fd::RawFd;
 
@@ -9,7 +9,7 @@ use crate::text;
 use crate::text::Arg::{Number, Quoted, Raw, Signed, Str};
 use crate::text::{Say, Sink, Told};
 
-/// Which runtime is calling: what it hands over, and what it expects in its logs (gofer.md 1, 2).
+/// Which runtime is calling: what it hands over, and what it expects in its logs (docs/launch.md 1, 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Contract {
     /// 2018-11 to 2019-01: the bundle alone.
@@ -79,7 +79,7 @@ impl<'a> Options<'a> {
         pattern
     }
 
-    /// Sets a flag as an annotation of the spec says (gofer.md 1.4). Error: one line, of a flag that may
+    /// Sets a flag as an annotation of the spec says (docs/launch.md 1.4). Error: one line, of a flag that may
     /// not be overridden, that is unknown, or of a wrong value.
     #[inline(never)]
     pub fn override_by(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Told> {
@@ -130,7 +130,7 @@ pub struct Refusal {
     pub text: Told,
 }
 
-/// Flags of the sub-command `gofer`, of both contracts (gofer.md 1.2), each with the letter of its type, and
+/// Flags of the sub-command `gofer`, of both contracts (docs/launch.md 1.2), each with the letter of its type, and
 /// what it is without. s text, b bool, i int, u uint, F descriptors, t duration; the others, see [`choices`].
 const GOFER_FLAGS: &str = "
     apply-caps:b=true bundle:s= io-fds:F= panic-on-write:b= setup-root:b=true
@@ -138,7 +138,7 @@ const GOFER_FLAGS: &str = "
     profile-heap-fd:i=-1 profile-mutex-fd:i=-1 trace-fd:i=-1 host-uds-allowed:b=
 ";
 
-/// Flags of the runtime itself, of both contracts, which stand before the word `gofer` (gofer.md 1.3, 1.4).
+/// Flags of the runtime itself, of both contracts, which stand before the word `gofer` (docs/launch.md 1.3, 1.4).
 const GLOBAL_FLAGS: &str = "
     root:s=/var/run/runsc version:b= log:s= log-format:s=text debug:b= debug-log:s=
     debug-log-format:s=text log-packets:b= log-fd:i=-1 debug-log-fd:i=-1 strace:b=false

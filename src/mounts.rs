@@ -1,5 +1,5 @@
 //! The spec's mounts as the later contract has them: options as flags, and the list for the sandbox
-//! (gofer.md 1.2, 2.5, 8). Makes no system call.
+//! (docs/launch.md 1.2, 2.5). Makes no system call.
 
 use linux_raw_sys::general::{MS_PRIVATE, MS_REC, MS_SLAVE, MS_UNBINDABLE};
 

@@ -1,4 +1,4 @@
-//! The OCI spec: the few fields that decide what is served (gofer.md 2.4 to 2.6). Makes no system call.
+//! The OCI spec: the few fields that decide what is served (docs/launch.md 2.4 to 2.6). Makes no system call.
 //!
 //! The sandbox reads the same file by Go's encoding/json into the OCI's own types, and a disagreement
 //! would shift which mount answers on which socket. So the type of every field that decides something is checked (the table
@@ -51,7 +51,7 @@ pub struct Mount {
     pub served: bool,
 }
 
-/// Why a spec is refused; each text is the original's (gofer.md 2.5).
+/// Why a spec is refused; each text is the original's (docs/launch.md 2.5).
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Not JSON.
@@ -653,7 +653,7 @@ impl Spec {
     }
 }
 
-/// Whether a mount is served (gofer.md 2.6, the rule of 2018): a bind mount with a source, and not
+/// Whether a mount is served (docs/launch.md 2.6, the rule of 2018): a bind mount with a source, and not
 /// one of those that the sandbox makes itself below /dev.
 fn is_served(mount: &RawMount) -> bool {
     mount.kind == b"bind" && !mount.source.is_empty() && !is_sandbox_device(mount.destination)

@@ -44,7 +44,7 @@ struct Opened {
 
 impl Attach {
     /// The attach point `root`, at `path` below the process's root. A failure is kept for Tattach to tell: a
-    /// mount's destination need not exist (gofer.md 7).
+    /// mount's destination need not exist (docs/launch.md 2.1).
     pub fn new(
         root: Result<OwnedFd, Errno>,
         path: &[u8],

@@ -1,4 +1,4 @@
-//! Log lines in the runtime's formats, assembled in a fixed buffer and written with one call (gofer.md 1.5).
+//! Log lines in the runtime's formats, assembled in a fixed buffer and written with one call (docs/launch.md 1.5).
 //!
 //! A line that cannot be written at once is dropped and counted, never waited for.
 

@@ -1,4 +1,4 @@
-//! The logs that a command line names, opened by the rules of the runtime that calls (gofer.md 1.3 to 1.6).
+//! The logs that a command line names, opened by the rules of the runtime that calls (docs/launch.md 1.3 to 1.6).
 
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mkdirat, openat};

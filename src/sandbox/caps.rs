@@ -1,4 +1,4 @@
-//! Capabilities: six at the most, none that can come back (gofer.md 2.2, capabilities(7)).
+//! Capabilities: six at the most, none that can come back (docs/launch.md 2.2, capabilities(7)).
 
 use rustix::io::Errno;
 use rustix::thread::{

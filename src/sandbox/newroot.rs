@@ -1,5 +1,5 @@
 //! A root of the process's own: the served root and the spec's bind mounts in an empty tree, the host's
-//! tree gone from the mount namespace (gofer.md 2.1, the later contract).
+//! tree gone from the mount namespace (docs/launch.md 2.1, the later contract).
 //!
 //! Nothing is mounted by path below the served root, where an image's symlinks lie and another container
 //! may change them meanwhile. Each source is cloned, detached, while the host's tree is still in place; each

@@ -351,7 +351,7 @@ impl Connection {
                 Err(Errno::INTR) => {}
                 // Too many descriptors under way: a reply without its own is legal (docs/protocol.md 1.5).
                 Err(Errno::TOOMANYREFS) if donated.is_some() => self.drop_first_donation(fs),
-                // The peer is gone. Only the receiving side ends a connection (gofer.md 5.3): what it
+                // The peer is gone. Only the receiving side ends a connection (docs/launch.md 3): what it
                 // asked before is still done.
                 Err(Errno::PIPE | Errno::CONNRESET) => {
                     self.is_deaf = true;

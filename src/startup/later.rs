@@ -1,4 +1,4 @@
-//! What the launch of 2019 to 2022 asks for beyond that of 2018 (gofer.md 2.1, 8).
+//! What the launch of 2019 to 2022 asks for beyond that of 2018 (docs/launch.md 2.1, 3).
 
 use gofer::cli::{Contract, Options};
 use gofer::log::Log;

@@ -1,4 +1,4 @@
-//! Tattach: docs/protocol.md 3.5, gofer.md 3.3.
+//! Tattach: docs/protocol.md 3.5.
 
 use crate::harness::{Launch, Mount, ROOT, Tree, serve_mounts, session_of, spec, write_spec};
 use crate::p9::{Client, MSIZE, NOFID, NOID, O_RDONLY, QT_DIR, QT_FILE, refused};

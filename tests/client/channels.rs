@@ -1,5 +1,5 @@
 //! Shared-memory channels: what Tchannel offers, requests through windows, and the ends of both; docs/protocol.md 3.16
-//! and 9, channels.md.
+//! and 9, docs/channels.md.
 
 use crate::channel::{
     CLIENT, Channel, FIRST_VERSION, GREETING, LONGEST, OVER, SERVER, VERSION, WINDOW,

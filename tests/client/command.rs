@@ -1,4 +1,4 @@
-//! The command lines that runtimes have used, Go's flag syntax, every flag, and the manual page: gofer.md 1, 8.
+//! The command lines that runtimes have used, Go's flag syntax, every flag, and the manual page: docs/launch.md 1.
 
 use crate::harness::{
     Exit, Launch, Mount, ROOT, Tree, binary, serve_mounts, session_of, spec, write_spec,
@@ -598,12 +598,12 @@ fn io_fds_are_decimal_and_one_at_a_time() {
 
 // ---- every flag ----
 
-/// Flags of the gofer, each with the letter of its type (gofer.md 1.2); c and m: numbers up to 127 and 1000.
+/// Flags of the gofer, each with the letter of its type (docs/launch.md 1.2); c and m: numbers up to 127 and 1000.
 const GOFER_FLAGS: &str = "b:apply-caps s:bundle F:io-fds b:panic-on-write b:setup-root i:spec-fd i:mounts-fd \
     i:sync-userns-fd i:profile-block-fd i:profile-cpu-fd i:profile-heap-fd i:profile-mutex-fd i:trace-fd \
     b:host-uds-allowed c:channels m:channel-spin w:qid-version";
 
-/// Flags of the runtime (gofer.md 1.3, 1.4); w: one of some words.
+/// Flags of the runtime (docs/launch.md 1.3, 1.4); w: one of some words.
 const GLOBAL_FLAGS: &str = "s:root s:log s:log-format b:debug s:debug-log s:debug-log-format b:log-packets \
     i:log-fd i:debug-log-fd b:strace s:strace-syscalls u:strace-log-size w:platform w:network w:file-access \
     b:overlay w:watchdog-action i:panic-signal b:TESTONLY-unsafe-nonroot b:systemd-cgroup s:debug-command \
@@ -739,7 +739,7 @@ fn global_flags_all_refuse_values_of_other_types() {
         };
         for value in values {
             let exit = configured(&[&format!("--{name}={value}")]);
-            // Of 2018, and checked behind the parser (gofer.md 1.6).
+            // Of 2018, and checked behind the parser (docs/launch.md 1.6).
             let text = match name {
                 "platform" => format!("invalid platform type \"{value}\""),
                 "network" => format!("invalid network type \"{value}\""),

@@ -1,4 +1,4 @@
-//! What the live process may do and hold, read from /proc: gofer.md 2.2, 4, 7.
+//! What the live process may do and hold, read from /proc: docs/launch.md 2, docs/syscalls.md.
 
 use crate::harness::{
     Gofer, Launch, Mount, Namespace, ROOT, Session, TempDir, Tree, copy_binary, file_of, serve,

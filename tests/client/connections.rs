@@ -1,4 +1,4 @@
-//! Frames in any pieces, several connections, and their ends: docs/protocol.md 1.4, gofer.md 5.3.
+//! Frames in any pieces, several connections, and their ends: docs/protocol.md 1.4, docs/launch.md 3.
 
 use crate::harness::{
     Gofer, Launch, Mount, ROOT, Tree, expect_descriptors, serve, serve_mounts, spec, write_spec,

@@ -1,4 +1,4 @@
-//! Tlcreate and Tucreate: docs/protocol.md 3.7, gofer.md 3.3.
+//! Tlcreate and Tucreate: docs/protocol.md 3.7.
 
 use crate::harness::{
     Launch, Namespace, ROOT, Session, Tree, chmod, serve, serve_read_only, session_of,

@@ -1,4 +1,4 @@
-//! Names made, linked, renamed and removed: docs/protocol.md 3.12, gofer.md 3.3 and 3.4.
+//! Names made, linked, renamed and removed: docs/protocol.md 3.12, docs/launch.md 3.
 //!
 //! What is the same in both ways to open a file again is tried in both: through /proc/self/fd, and,
 //! in a user namespace without a mount namespace of its own, by parent and name.
@@ -1105,7 +1105,7 @@ fn read_only_attach_point_refuses_every_change_and_logs_nothing() {
     assert_eq!(s.gofer.stderr(), before);
 }
 
-/// gofer.md 3.4: the original panics and catches it, so that only the log tells.
+/// The original panics and catches it, so that only the log tells.
 #[test]
 fn panic_on_write_logs_each_change_and_answers_efault() {
     let (tree, mut s) = read_only(&["--panic-on-write"]);
@@ -1131,7 +1131,7 @@ fn panic_on_write_logs_each_change_and_answers_efault() {
     assert_eq!(s.read_all(3).unwrap(), b"text");
 }
 
-/// gofer.md 3.4: mknod is not among those that panic.
+/// Tmknod is not among those that panic.
 #[test]
 fn panic_on_write_leaves_mknod_erofs() {
     let (tree, mut s) = read_only(&["--panic-on-write"]);

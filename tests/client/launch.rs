@@ -1,4 +1,4 @@
-//! The launch of the runtimes of 2019 to 2022 (gofer.md 1.4, 2.1, 5.1, 8): in namespaces of its own, with the
+//! The launch of the runtimes of 2019 to 2022 (docs/launch.md 1.4, 2.1, 3): in namespaces of its own, with the
 //! descriptors that they hand over.
 
 use crate::harness::{Exit, Gofer, Launch, Mount, ROOT, Tree, meanwhile, serve, spec};
@@ -307,7 +307,7 @@ const ALWAYS: [&str; 20] = [
 ];
 
 /// A time, whether its runtimes pass [`ALWAYS`], and what else they pass. Put together from what the runtimes of that
-/// time can pass (gofer.md 1.3, 9).
+/// time can pass (docs/launch.md 1.3, 1.4).
 const PERIODS: [(&str, bool, &[&str]); 10] = [
     // Before 2019-03-18 there is no mount list.
     ("2019-02", true, &[]),

@@ -1,4 +1,4 @@
-//! The logs: where they go, how lines look, and that none of them can stop the server (gofer.md 1.5, 1.6).
+//! The logs: where they go, how lines look, and that none of them can stop the server (docs/launch.md 1.5, 1.6).
 
 use crate::harness::{
     Exit, Gofer, Launch, Mount, ROOT, Session, Tree, binary, chmod, copy_binary, session_of, spec,
@@ -920,7 +920,7 @@ fn fatal_texts_stand_in_every_log_and_on_standard_error() {
     );
 }
 
-/// gofer.md 1.6: a warning log line `FATAL ERROR: <text>`, whatever the format.
+/// docs/launch.md 1.6: a warning log line `FATAL ERROR: <text>`, whatever the format.
 #[test]
 fn fatal_text_in_json_is_a_warning_with_the_same_words() {
     let tree = Tree::new();

@@ -1,4 +1,4 @@
-//! Tlopen: docs/protocol.md 3.7, gofer.md 3.7.
+//! Tlopen: docs/protocol.md 3.3, 3.7.
 
 use crate::harness::{ROOT, Tree, serve, serve_read_only, status_flags};
 use crate::p9::{Data, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, refused, t};

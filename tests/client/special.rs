@@ -1,5 +1,5 @@
 //! Sockets and FIFOs of the host, which are served where `--host-uds` and `--host-fifo` say so; docs/protocol.md
-//! 3.3, 3.14, gofer.md 1.4.
+//! 3.3, 3.14.
 
 use crate::harness::{
     Launch, Mount, Namespace, ROOT, Session, Tree, meanwhile, serve, session_of, spec,

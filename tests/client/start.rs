@@ -1,4 +1,4 @@
-//! The command line, the spec, and ends before anything is served: gofer.md 1, 2.
+//! The command line, the spec, and ends before anything is served: docs/launch.md 1, 2.
 
 use crate::harness::{Exit, Launch, Mount, ROOT, Tree, serve_mounts, session_of, spec, write_spec};
 use crate::p9::{NOID, O_RDONLY, O_RDWR, O_WRONLY, refused};

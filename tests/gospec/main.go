@@ -3,7 +3,7 @@
 //
 // In: specs, each behind its length (8 bytes, little-endian). Out: the types that they are read into, in the
 // notation of SCHEMA in src/spec.rs and as one JSON string, then one JSON line for each spec. The rules beside
-// Go's own stand in gofer.md 2.5 and 2.6.
+// Go's own stand in docs/launch.md 2.5 and 2.6.
 package main
 
 import (
@@ -54,7 +54,7 @@ func refusalOf(err error) string {
 	return err.Error()
 }
 
-// validate is gofer.md 2.5. The dumps of whole structures that the original puts behind its texts are left out;
+// validate is docs/launch.md 2.5. The dumps of whole structures that the original puts behind its texts are left out;
 // of a mount its destination is told.
 func validate(spec *specs.Spec) string {
 	switch {
@@ -91,7 +91,7 @@ func validate(spec *specs.Spec) string {
 	return ""
 }
 
-// isServed is gofer.md 2.6, the rule of 2018.
+// isServed is docs/launch.md 2.6, the rule of 2018.
 func isServed(m *specs.Mount) bool {
 	if m.Type != "bind" || m.Source == "" {
 		return false

@@ -1,5 +1,5 @@
 //! Windows that their clients write to at any time, words that are nobody's or never at rest, descriptors that
-//! nobody takes, and clients that are killed in the middle; channels.md, "A hostile client".
+//! nobody takes, and clients that are killed in the middle; docs/channels.md, "A hostile client".
 //!
 //! Beside the quiet connection a quiet channel asks once a millisecond, and its longest wait is printed too.
 

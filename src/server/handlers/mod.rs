@@ -51,7 +51,7 @@ impl Session<'_> {
     }
 
     /// Nothing, if the attach point takes changes. Error: `EROFS` it does not; `EFAULT` instead with
-    /// `--panic-on-write`, after the original's text in the log (gofer.md 3.4), unless the attach point is
+    /// `--panic-on-write`, after the original's text in the log (docs/launch.md 3), unless the attach point is
     /// read-only by the sandbox's overlay alone: runtimes of 2019 then try to set times on it.
     fn writable(&self) -> Result<(), Errno> {
         match self.fs.changes(self.link.id) {

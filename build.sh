@@ -93,7 +93,7 @@ lint() {
     cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
     cargo fmt --all --check
     cargo clippy --locked --release --lib --bin gofer -- -D warnings
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
 }
 
 # Puts the program of tests/NAME at target/NAME, where a guest finds it.

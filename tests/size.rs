@@ -11,12 +11,8 @@
     clippy::cast_possible_wrap
 )]
 
-#[path = "client/harness.rs"]
-mod harness;
-#[path = "client/p9.rs"]
-mod p9;
-
 use harness::{Tree, binary, serve};
+use kit::harness;
 use std::fs;
 use std::io::Write;
 use std::ops::Range;

@@ -8,12 +8,8 @@
     clippy::indexing_slicing
 )]
 
-#[path = "client/harness.rs"]
-mod harness;
-#[path = "client/p9.rs"]
-mod p9;
-
 use harness::TempDir;
+use kit::harness;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -64,7 +60,7 @@ fn packages_come_from_one_registry_with_a_checksum() {
     assert!(packages.len() > 1, "{packages:?}");
     let mut sources = BTreeSet::new();
     for package in packages {
-        if package["name"] == env!("CARGO_PKG_NAME") {
+        if [env!("CARGO_PKG_NAME"), "kit"].contains(&&*package["name"]) {
             assert!(!package.contains_key("source"), "{package:?}");
             continue;
         }
@@ -385,9 +381,11 @@ fn two_builds_in_two_folders_give_the_same_bytes() {
     let own = TempDir::new();
     let copy = own.path().join("a folder of another name");
     fs::create_dir(&copy).unwrap();
+    // Cargo reads the manifests of what the tests need too.
     let copied = Command::new("cp")
         .current_dir(package_root())
-        .args(["-R", "src", ".cargo", "Cargo.toml", "Cargo.lock"])
+        .args(["-R", "--parents", "src", ".cargo", "tests/kit"])
+        .args(["Cargo.toml", "Cargo.lock"])
         .arg(&copy)
         .status()
         .unwrap();

@@ -12,11 +12,6 @@
     clippy::cast_possible_wrap
 )]
 
-#[path = "client/harness.rs"]
-mod harness;
-#[path = "client/p9.rs"]
-mod p9;
-
 use gofer::p9::attr::{Attr, FullStat, GetMask, SetAttr, SetMask, StatFs};
 use gofer::p9::messages::*;
 use gofer::p9::qid::{Qid, QidType};
@@ -25,6 +20,7 @@ use gofer::p9::wire::{
     Writer,
 };
 use harness::{Launch, Tree, spec, write_spec};
+use kit::{harness, p9};
 use nix::errno::Errno;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;

@@ -15,13 +15,6 @@
     unreachable_pub
 )]
 
-#[path = "../client/channel.rs"]
-mod channel;
-#[path = "../client/harness.rs"]
-mod harness;
-#[path = "../client/p9.rs"]
-mod p9;
-
 mod echo;
 mod footprint;
 mod locks;
@@ -30,6 +23,7 @@ mod speed;
 mod windows;
 mod work;
 
+use kit::{channel, harness, p9};
 use rustix::fd::{FromRawFd, OwnedFd};
 use server::{Kind, OURS, Place, pin};
 use std::fmt::Write;

@@ -11,18 +11,13 @@
     clippy::indexing_slicing
 )]
 
-#[path = "../client/channel.rs"]
-mod channel;
-#[path = "../client/harness.rs"]
-mod harness;
-#[path = "../client/p9.rs"]
-mod p9;
 #[allow(dead_code, unreachable_pub)] // the bench's
 #[path = "../bench/work.rs"]
 mod work;
 
 use channel::{Channel, VERSION};
 use harness::{Gofer, Launch, Mount, ROOT, TempDir, Tree, binary, spec, write_spec};
+use kit::{channel, harness, p9};
 use p9::{Client, MSIZE, RLERROR, t};
 use std::ffi::OsString;
 use std::fs::{self, File};

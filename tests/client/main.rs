@@ -11,10 +11,10 @@
     clippy::cast_possible_wrap
 )]
 
+use kit::{channel, harness, p9};
 mod append;
 mod attach;
 mod attr;
-mod channel;
 mod channels;
 mod command;
 mod confinement;
@@ -27,7 +27,6 @@ mod dir;
 mod entries;
 mod faults;
 mod frames;
-mod harness;
 mod hostile;
 mod later;
 mod launch;
@@ -38,7 +37,6 @@ mod mended;
 mod misc;
 mod open;
 mod open_parents;
-mod p9;
 #[allow(dead_code, unreachable_pub)] // the hostile clients'
 #[path = "../hostile/request.rs"]
 mod request;

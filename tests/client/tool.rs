@@ -3,11 +3,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // the modules shared with the tests
 
 mod demo;
-mod harness;
-mod p9;
 mod show;
 
 use harness::{Gofer, Launch, Namespace, ROOT, TempDir, spec};
+use kit::{harness, p9};
 use p9::{Client, Data, Dirent, Fault, NOID, O_RDONLY, O_TRUNC, O_WRONLY, QT_DIR};
 use std::error::Error;
 use std::ffi::OsString;

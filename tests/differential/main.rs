@@ -28,18 +28,15 @@
 mod ask;
 mod compare;
 mod found;
-#[path = "../client/harness.rs"]
-mod harness;
 mod host;
 #[allow(dead_code)] // tests/hosttree uses all of it
 mod loose;
 mod model;
 mod ops;
-#[path = "../client/p9.rs"]
-mod p9;
 mod racing;
 mod world;
 
+use kit::{harness, p9};
 use nix::sys::stat::{Mode, umask};
 use ops::{Random, Step};
 use std::collections::BTreeSet;

@@ -11,12 +11,6 @@
     clippy::cast_possible_wrap
 )]
 
-#[path = "../client/channel.rs"]
-mod channel;
-#[path = "../client/harness.rs"]
-mod harness;
-#[path = "../client/p9.rs"]
-mod p9;
 #[path = "../filter/table.rs"]
 #[allow(dead_code)] // of it, which row a call meets
 mod table;
@@ -32,6 +26,7 @@ mod signals;
 mod tracer;
 mod work;
 
+use kit::{channel, harness, p9};
 use std::io::Write;
 
 /// Prints past the test harness, which would keep it for itself.

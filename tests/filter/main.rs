@@ -12,13 +12,6 @@
     clippy::cast_possible_wrap
 )]
 
-#[path = "../client/channel.rs"]
-mod channel;
-#[path = "../client/harness.rs"]
-mod harness;
-#[path = "../client/p9.rs"]
-mod p9;
-
 #[cfg(target_arch = "x86_64")] // reads x86-64 machine code
 mod audit;
 mod bpf;
@@ -28,6 +21,7 @@ mod rows;
 mod table;
 mod trace;
 
+use kit::{channel, harness, p9};
 use std::io::Write;
 
 /// Prints past the test harness, which would keep it for itself.

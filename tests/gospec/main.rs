@@ -11,15 +11,12 @@
 )]
 
 mod go;
-#[path = "../client/harness.rs"]
-mod harness;
 mod odd;
-#[path = "../client/p9.rs"]
-mod p9;
 
 use go::{ask, bundle, compare};
 use gofer::spec::SCHEMA;
 use harness::Launch;
+use kit::harness;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A spec as a runtime writes one, with every structure of the OCI's in it.

@@ -15,13 +15,6 @@
     unreachable_pub
 )]
 
-#[path = "../client/channel.rs"]
-mod channel;
-#[path = "../client/harness.rs"]
-mod harness;
-#[path = "../client/p9.rs"]
-mod p9;
-
 mod channels;
 mod descriptors;
 mod fields;
@@ -33,6 +26,7 @@ mod states;
 mod tables;
 mod world;
 
+use kit::{channel, harness, p9};
 use std::io::Write;
 
 /// Prints past the test harness, which would keep it for itself.

@@ -27,8 +27,6 @@
 #[path = "../differential/ask.rs"]
 mod ask;
 mod canary;
-#[path = "../client/harness.rs"]
-mod harness;
 #[path = "../differential/host.rs"]
 mod host;
 #[path = "../differential/loose.rs"]
@@ -36,13 +34,12 @@ mod loose;
 #[allow(dead_code)] // the host's changes are chosen by themselves here
 #[path = "../differential/ops.rs"]
 mod ops;
-#[path = "../client/p9.rs"]
-mod p9;
 mod storm;
 
 use canary::{Alarm, Canary};
 use harness::{Gofer, Launch, Mount, Tree, expect_descriptors, spec, write_spec};
 use host::Host;
+use kit::{harness, p9};
 use loose::{Flavour, Loose, Same, Tally, files};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};

@@ -1,8 +1,6 @@
 //! Starts the program under test on a tree of its own and looks at it from outside.
 
-#![allow(dead_code, unreachable_pub)] // shared by several crates, each uses a part of it
-
-use super::p9::{Answer, Client, PATIENCE};
+use crate::p9::{Answer, Client, PATIENCE};
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, RenameFlags, fcntl, open, renameat2};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,11 +37,16 @@ pub const ROOT: u32 = 1;
 /// The number of the first io-fd.
 pub const FIRST_FD: RawFd = 3;
 
+/// The folder of gofer's own package.
+pub fn package() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
 /// The program under test: `GOFER_BIN`, else `target/gofer` of this package.
 pub fn binary() -> PathBuf {
     let path = match std::env::var_os("GOFER_BIN") {
         Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/gofer"),
+        None => package().join("target/gofer"),
     };
     assert!(
         path.is_file(),

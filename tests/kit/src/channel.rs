@@ -1,11 +1,9 @@
 //! A client of shared-memory channels, as the sandbox's is: windows that are mapped, hand-overs by futex(2), and
 //! descriptors over the channel's pair of sockets (docs/protocol.md 9).
 //!
-//! As [`super::p9`] it shares no code with the server. Windows are open to whatever a hostile client writes.
+//! As [`crate::p9`] it shares no code with the server. Windows are open to whatever a hostile client writes.
 
-#![allow(dead_code, unreachable_pub)] // shared by several crates, each uses a part of it
-
-use super::p9::{Answer, Client, Fault, Frame, MSIZE, PATIENCE, Take};
+use crate::p9::{Answer, Client, Fault, Frame, MSIZE, PATIENCE, Take};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};

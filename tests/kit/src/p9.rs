@@ -4,8 +4,6 @@
 //! once, in [`requests!`] and [`replies!`]; from a row come the frame builder in [`t`], the method
 //! of [`Client`] and the decoder.
 
-#![allow(dead_code, unreachable_pub)] // shared by several crates, each uses a part of it
-
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use std::fmt;

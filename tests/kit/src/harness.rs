@@ -30,7 +30,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The fid of the attach root in every [`Session`].
 pub const ROOT: u32 = 1;
@@ -42,18 +42,45 @@ pub fn package() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// The program under test: `GOFER_BIN`, else `target/gofer` of this package.
+/// The program under test: `GOFER_BIN`, else `target/gofer` of this package, which must be newer than its source.
 pub fn binary() -> PathBuf {
-    let path = match std::env::var_os("GOFER_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => package().join("target/gofer"),
+    let (path, is_ours) = match std::env::var_os("GOFER_BIN") {
+        Some(path) => (PathBuf::from(path), false),
+        None => (package().join("target/gofer"), true),
     };
     assert!(
         path.is_file(),
         "no program at {}: run ./build.sh first, or set GOFER_BIN",
         path.display()
     );
+    static CHECKED: OnceLock<()> = OnceLock::new();
+    if is_ours {
+        CHECKED.get_or_init(|| {
+            let built = changed(&path);
+            let newer = newer_below(&package().join("src"), built);
+            assert!(
+                newer.is_none(),
+                "{} is older than {newer:?}: run ./build.sh first",
+                path.display()
+            );
+        });
+    }
     path
+}
+
+fn changed(path: &Path) -> SystemTime {
+    let meta = fs::metadata(path).and_then(|meta| meta.modified());
+    meta.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A file below `dir` that was changed after `time`.
+fn newer_below(dir: &Path, time: SystemTime) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).expect("read_dir");
+    let mut paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.find_map(|path| match path.is_dir() {
+        true => newer_below(&path, time),
+        false => (changed(&path) > time).then_some(path),
+    })
 }
 
 /// A copy of the program, where it can be started by anyone. `cp` makes it: a file that we had open

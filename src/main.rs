@@ -54,10 +54,10 @@ fn start(args: Args) -> i32 {
         Ok(command) => command,
         Err(refusal) => {
             let _where_it_can = raw::ignore_write_signals(); // standard error may be a pipe without a reader
-            complain(text!("gofer: %; --help lists the flags", Raw(refusal.text)).told());
             // A runtime gives its gofer /dev/null for standard error: the logs have it too.
             let options = cli::logs(words.iter().copied());
             log::open::report(&options, pid(), host_zone(), refusal.text);
+            complain(text!("gofer: %; --help lists the flags", Raw(refusal.text)).told());
             return refusal.status;
         }
     };
@@ -94,22 +94,9 @@ fn pid() -> u64 {
 /// All of it: read, confine, serve.
 #[inline(never)]
 fn serve(options: &mut Options<'static>, words: &[&[u8]]) -> Result<(), Fatal> {
-    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    raw::ignore_write_signals().map_err(step("ignoring signals"))?;
     let mut log = Log::new(pid(), host_zone());
-    let inherited = inherit(options);
-    // One of 0 to 2 may have been named, and moved.
-    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
-    let mut logs = List::new();
-    log::open::open(options, &mut log, &mut logs)
-        .map_err(Fatal)
-        .and_then(|()| {
-            if let Err(fatal) = &inherited {
-                complain(fatal.0); // before a log may take the place of standard error
-            }
-            descriptors::place_fixed(logs).map_err(step("placing the logs"))
-        })
-        .inspect_err(|fatal| log::open::report(options, pid(), log.offset, fatal.0))?;
+    let inherited = begin(options, &mut log)
+        .inspect_err(|fatal| log::open::report(options, log.pid, log.offset, fatal.0))?;
     banner(options, words, &log);
     let tell = |fatal: &Fatal, log: &Log| log.fatal(text!("%", Raw(fatal.0)));
     match inherited {
@@ -121,6 +108,25 @@ fn serve(options: &mut Options<'static>, words: &[&[u8]]) -> Result<(), Fatal> {
             Err(Fatal(b""))
         }
     }
+}
+
+/// Takes over what the command line names, with the logs in their places.
+///
+/// Error: there is no log yet. The error inside is one that the logs are to have.
+fn begin(options: &Options<'_>, log: &mut Log) -> Result<Result<Inherited, Fatal>, Fatal> {
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
+    raw::ignore_write_signals().map_err(step("ignoring signals"))?;
+    let inherited = inherit(options);
+    log::open::leave_standard_error(options);
+    // One of 0 to 2 may have been named, and moved.
+    descriptors::fill_standard().map_err(step("opening standard descriptors"))?;
+    let mut logs = List::new();
+    log::open::open(options, log, &mut logs).map_err(Fatal)?;
+    if let Err(fatal) = &inherited {
+        complain(fatal.0); // before a log may take the place of standard error
+    }
+    descriptors::place_fixed(logs).map_err(step("placing the logs"))?;
+    Ok(inherited)
 }
 
 /// Takes over what the command line names, but for the logs.

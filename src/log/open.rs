@@ -11,6 +11,7 @@ use crate::limits::{DEBUG_LOG_FD, FIRST_FREE_FD, LOG_FD, STDERR_LOG_FD};
 use crate::sandbox::descriptors::{copy, move_up};
 use crate::sandbox::newroot::fd_path;
 use crate::sys::arena::{List, c_path};
+use crate::sys::fd::inherit;
 use crate::sys::raw::wall_clock;
 use crate::text;
 use crate::text::Arg::{Of, Padded, Quoted, Raw, Signed};
@@ -72,6 +73,7 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
 /// text where its format is wrong.
 #[inline(never)]
 pub fn report(options: &Options<'_>, pid: u64, offset: Offset, why: Told) {
+    leave_standard_error(options);
     let all = [Named::LogFd, Named::Log, Named::DebugLogFd, Named::DebugLog];
     for named in all {
         // At any number: nothing is moved to a fixed one any more.
@@ -82,6 +84,13 @@ pub fn report(options: &Options<'_>, pid: u64, offset: Offset, why: Told) {
             log.targets = [Some(target), None, None];
             log.fatal(text!("%", Raw(why)));
         }
+    }
+}
+
+/// Closes standard error if it is named for something else, a client's socket for one: no line is to go there.
+pub fn leave_standard_error(options: &Options<'_>) {
+    if options.names_descriptor(2) {
+        drop(inherit(2));
     }
 }
 

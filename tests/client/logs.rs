@@ -1180,6 +1180,57 @@ fn a_descriptor_that_is_named_for_something_else_gets_no_line() {
     }
 }
 
+/// Standard error can be named, too: whatever ends the start, what was named gets no line, and the log has the reason.
+#[test]
+fn standard_error_that_is_named_for_something_else_gets_no_line() {
+    let ends: [(&[&str], i32, &str); 5] = [
+        (&["gofer", "--io-fds=2", "--nonsense"], 128, "-nonsense"),
+        (&["--nonsense", "gofer", "--spec-fd=2"], 2, "-nonsense"),
+        (
+            &["gofer", "--io-fds=2", "--io-fds=50"],
+            128,
+            "FD 50: bad file descriptor",
+        ),
+        (
+            &["--log-fd=50", "gofer", "--io-fds=2"],
+            128,
+            "FD 50: bad file descriptor",
+        ),
+        (
+            &[
+                "--alsologtostderr",
+                "gofer",
+                "--io-fds=3",
+                "--spec-fd=2",
+                "--mounts-fd=2",
+            ],
+            128,
+            "FD 2: bad file descriptor",
+        ),
+    ];
+    for (words, code, wanted) in ends {
+        for has_log in [true, false] {
+            let tree = plain();
+            let log = tree.outside("log");
+            let log_flag = flag("log", &log);
+            let (end, theirs) = UnixStream::pair().unwrap();
+            let all: Vec<&str> = (Some(log_flag.as_str()).filter(|_| has_log).into_iter())
+                .chain(words.iter().copied())
+                .chain(["--bundle=/b"])
+                .collect();
+            let exit = Launch::raw(&all).hand([(theirs.into(), 2)]).start().exit();
+            assert_eq!(exit.code, Some(code), "{all:?}: {exit:?}");
+            let mut got = String::new();
+            (&end).read_to_string(&mut got).unwrap();
+            assert_eq!(got, "", "{all:?}");
+            if has_log {
+                let told = text(&log);
+                assert_eq!(told.matches(wanted).count(), 1, "{all:?}: {told:?}");
+            }
+        }
+    }
+}
+
 /// What takes no lines: it is closed for writing, or could hold the start up for ever.
 #[test]
 fn log_fds_that_take_no_lines_end_the_start() {
@@ -1207,7 +1258,7 @@ fn log_fds_that_take_no_lines_end_the_start() {
     }
 }
 
-/// The reason is in the log: too few descriptors for the logs, and a kernel without close_range(2).
+/// The reason is in the log: too few descriptors to begin with, too few for the logs, and a kernel without close_range(2).
 #[test]
 fn starts_that_end_before_the_logs_are_in_place_leave_their_reason_there() {
     let tree = plain();
@@ -1219,7 +1270,14 @@ fn starts_that_end_before_the_logs_are_in_place_leave_their_reason_there() {
         "inject=close_range:error=ENOSYS",
     ];
     let few = ["-c", "ulimit -n 8; exec \"$0\" \"$@\""];
+    // The descriptor that is free is the log's; a pipe takes two.
+    let fewer = ["-c", "ulimit -n 5; exec \"$0\" \"$@\""];
     for (by, words, wanted) in [
+        (
+            "/bin/sh",
+            &fewer[..],
+            "opening standard descriptors: too many open files",
+        ),
         ("/bin/sh", &few[..], "invalid argument"),
         (
             "strace",

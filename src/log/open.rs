@@ -37,17 +37,21 @@ pub fn open(options: &Options<'_>, log: &mut Log, placed: &mut Placed) -> Result
     log.debug = options.is_debug();
     let is_later = options.contract() == Contract::L;
     let debug_fd = options.number("debug-log-fd");
+    if debug_fd >= 0 {
+        if !is_later {
+            return Err(
+                b"flag --debug-log-fd should only be passed to 'boot' command, \
+                         but was passed to \"gofer\"",
+            );
+        }
+        // Whether it is open, before that number may be a copy of ours.
+        inherited(options, debug_fd, FIRST_FREE_FD)?;
+    }
     for (first, second, number) in [
         (Named::LogFd, Named::Log, LOG_FD),
         (Named::DebugLogFd, Named::DebugLog, DEBUG_LOG_FD),
     ] {
         if first == Named::DebugLogFd && debug_fd >= 0 {
-            if !is_later {
-                return Err(
-                    b"flag --debug-log-fd should only be passed to 'boot' command, \
-                             but was passed to \"gofer\"",
-                );
-            }
             // What else is written to standard error goes there too.
             placed.push((inherited(options, debug_fd, FIRST_FREE_FD)?, 2));
         }

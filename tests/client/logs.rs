@@ -1231,6 +1231,36 @@ fn standard_error_that_is_named_for_something_else_gets_no_line() {
     }
 }
 
+/// A number that is not open may become that of a copy of ours: of the log here, at the first free one.
+#[test]
+fn a_debug_log_fd_that_is_not_open_is_not_the_log() {
+    for (later, wanted) in [
+        (
+            &["--spec-fd=3"][..],
+            "error opening log: FD 8: bad file descriptor",
+        ),
+        (
+            &[],
+            "flag --debug-log-fd should only be passed to 'boot' command",
+        ),
+    ] {
+        let (end, theirs) = UnixStream::pair().unwrap();
+        let words = ["--log-fd=7", "--debug-log-fd=8", "gofer"];
+        let words: Vec<&str> = (words.iter().chain(later).copied())
+            .chain(["--bundle=/b", "--io-fds=3"])
+            .collect();
+        let exit = Launch::raw(&words)
+            .hand([(theirs.into(), 7)])
+            .start()
+            .exit();
+        exit.expect_fatal(wanted);
+        let mut told = String::new();
+        (&end).read_to_string(&mut told).unwrap();
+        assert_eq!(told.lines().count(), 1, "{words:?}: {told:?}");
+        assert!(told.contains(wanted), "{words:?}: {told:?}");
+    }
+}
+
 /// What takes no lines: it is closed for writing, or could hold the start up for ever.
 #[test]
 fn log_fds_that_take_no_lines_end_the_start() {

@@ -63,7 +63,7 @@ enum Call {
     InPlace,
     /// An append, unless it begins behind the end that the host's file has.
     AppendWithinFile,
-    /// An append, unless it begins with what the file has there and goes on beyond the end: a page.
+    /// An append, unless it begins with all that the file has from there on, and goes on: a page.
     AppendUnlessPage,
 }
 
@@ -76,6 +76,9 @@ struct End {
     other: u64,
     /// No process of the client can take the end to be before this.
     least: u64,
+    /// Where the last write ended, if it was one in place of half a page or more: a message may end anywhere in a page,
+    /// and the next one goes on there; or [`NOWHERE`].
+    resume: u64,
 }
 
 /// No offset.
@@ -87,6 +90,7 @@ impl End {
             known: size,
             other: NOWHERE,
             least: size,
+            resume: NOWHERE,
         }
     }
 
@@ -95,13 +99,17 @@ impl End {
     /// One that keeps pages has one size for all its processes: what begins before that is a page, what begins
     /// behind it goes to the end if the host has made the file longer. Of a client that may be direct as well, as
     /// little as possible is taken for a page: it begins at a multiple of a page's size, and where no process of a
-    /// direct client can have seen the end, or else with the very bytes that are there.
+    /// direct client can have seen the end, or else with the very bytes that are there, up to the end of the host's
+    /// file: where several processes append at once that is behind the end that their client knows.
     fn call(self, offset: u64, writing: Writing) -> Call {
         if i64::try_from(offset).is_err() {
             return Call::InPlace; // which pwrite(2) refuses
         }
         if offset == self.known || offset == self.other || writing == Writing::Direct {
             return Call::Append;
+        }
+        if offset == self.resume {
+            return Call::InPlace;
         }
         match writing {
             Writing::Pages if offset < self.known => Call::InPlace,
@@ -115,8 +123,10 @@ impl End {
     }
 
     /// A Twrite of `count` bytes at `offset` was done.
-    fn written(&mut self, offset: u64, count: u64) {
+    fn written(&mut self, offset: u64, count: u64, appended: bool) {
         let end = offset.saturating_add(count);
+        let goes_on = !appended && count >= SMALLEST_PAGE_BYTES as u64 / 2;
+        self.resume = if goes_on { end } else { NOWHERE };
         if offset == self.known {
             (self.known, self.other) = (end, NOWHERE);
         } else if offset == self.other {
@@ -150,12 +160,13 @@ crate::zeroed_record! {
         known: u64,
         other: u64,
         least: u64,
+        resume: u64,
         /// Chain of the hash bucket.
         next: Id,
         /// Open files.
         refs: u32,
         connection: u16,
-        spare: [u8; 14],
+        spare: [u8; 6],
     }
 }
 
@@ -176,11 +187,13 @@ impl Mark {
             known: self.known,
             other: self.other,
             least: self.least,
+            resume: self.resume,
         }
     }
 
     fn set_end(&mut self, end: End) {
-        (self.known, self.other, self.least) = (end.known, end.other, end.least);
+        (self.known, self.other) = (end.known, end.other);
+        (self.least, self.resume) = (end.least, end.resume);
     }
 }
 
@@ -253,10 +266,11 @@ impl Marks {
             known: 0,
             other: 0,
             least: 0,
+            resume: 0,
             next: Id::NONE,
             refs: 1,
             connection,
-            spare: [0; 14],
+            spare: [0; 6],
         };
         mark.set_end(End::new(size));
         let id = self.marks.insert(mark)?;
@@ -399,7 +413,7 @@ impl Fs {
         }
         if let Some(mark) = self.marks.marks.get_mut(id) {
             let mut end = mark.end();
-            end.written(offset, done as u64);
+            end.written(offset, done as u64, appends);
             mark.set_end(end);
         }
         Ok(done)
@@ -420,12 +434,12 @@ fn append_all(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
 }
 
 /// Whether `data` begins with what the file has from `offset` up to `known`, or up to the end of the smallest page,
-/// and goes on beyond `known`.
+/// and goes on beyond `known`, where the file ends.
 #[inline(never)] // its buffer has no place in the frame of every Twrite
 fn is_page(fd: BorrowedFd<'_>, offset: u64, known: u64, data: &[u8]) -> bool {
     let mut there = [0; SMALLEST_PAGE_BYTES];
     let old = known.saturating_sub(offset);
-    if data.len() as u64 <= old {
+    if data.len() as u64 <= old || Meta::of(fd).map_or(true, |meta| meta.size() != known) {
         return false;
     }
     let compared = usize::try_from(old).map_or(there.len(), |old| old.min(there.len()));
@@ -445,6 +459,7 @@ mod tests {
         known: 10_000,
         other: NOWHERE,
         least: 5_000,
+        resume: NOWHERE,
     };
 
     #[test]
@@ -504,9 +519,9 @@ mod tests {
         assert_eq!(end, End::new(100));
         end.note(Size::Reached(120));
         assert_eq!((end.known, end.least), (120, 100));
-        end.written(120, 10);
+        end.written(120, 10, true);
         assert_eq!((end.known, end.other), (130, NOWHERE));
-        end.written(0, 4096);
+        end.written(0, 4096, true);
         assert_eq!(end.known, 4096);
         end.note(Size::Seen(50));
         assert_eq!((end.known, end.other, end.least), (50, 4096, 50));
@@ -519,12 +534,12 @@ mod tests {
         let mut end = End::new(100);
         end.note(Size::Seen(50));
         // It had not heard of it yet, and then it has.
-        end.written(100, 5);
+        end.written(100, 5, true);
         assert_eq!((end.known, end.other), (105, 50));
-        end.written(50, 5);
+        end.written(50, 5, true);
         assert_eq!((end.known, end.other), (55, 50));
         // It has: a page that begins there is no append any more.
-        end.written(55, 5);
+        end.written(55, 5, true);
         assert_eq!((end.known, end.other), (60, NOWHERE));
     }
 

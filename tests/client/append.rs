@@ -138,6 +138,51 @@ fn unknown_client_loses_no_append_of_whole_pages() {
 }
 
 /// No process can have seen the end there: a store to a map of a file that was long when it was opened, or made long.
+/// Several processes append at once: the file is longer than their client knows. The last line begins as that which is
+/// where its writer takes the end to be, as lines of a log do.
+#[test]
+fn unknown_client_loses_no_append_where_the_file_is_longer_than_it_knows() {
+    let tree = Tree::new();
+    let mut s = linux(&tree);
+    s.walk_to(ROOT, 2, "").unwrap();
+    s.lcreate(2, b"a", O_RDWR | APPEND, 0o644, 0).unwrap();
+    write(&mut s, 2, 0, &[b'a'; 8100]);
+    write(&mut s, 2, 8000, &[b'b'; 92]); // the file ends at 8192, the client knows of 8100
+    let first = format!("p1 line 1 {}\n", ".".repeat(83));
+    write(&mut s, 2, 8100, first.as_bytes()); // it knows of 8194
+    let second = format!("p1 line 2 {}\n", ".".repeat(83));
+    write(&mut s, 2, 8192, second.as_bytes());
+    let third = "p2 line 1\n"; // and no page was seen
+    write(&mut s, 2, 4096, third.as_bytes());
+    let begun = [&[b'a'; 8100][..], &[b'b'; 92]].concat();
+    let wanted = [
+        &begun[..],
+        first.as_bytes(),
+        second.as_bytes(),
+        third.as_bytes(),
+    ]
+    .concat();
+    assert!(tree.read("a") == wanted);
+}
+
+/// A message ends anywhere in a page.
+#[test]
+fn pages_of_an_unknown_client_go_on_where_the_message_before_ended() {
+    let tree = Tree::new();
+    tree.file("a", vec![b'.'; 300_000]);
+    let mut s = linux(&tree);
+    s.open(ROOT, 2, "a", O_RDWR | APPEND).unwrap();
+    let content: Vec<u8> = (0..262_144u32).map(|n| (n % 251) as u8).collect();
+    for (at, piece) in content.chunks(131_048).enumerate() {
+        write(&mut s, 2, at as u64 * 131_048, piece);
+    }
+    let wanted = [&content[..], &vec![b'.'; 300_000 - 262_144]].concat();
+    assert!(tree.read("a") == wanted);
+    // What does not go on there is an append.
+    write(&mut s, 2, 262_145, b"end");
+    assert!(tree.read("a") == [&wanted[..], b"end"].concat());
+}
+
 #[test]
 fn unknown_client_writes_pages_in_place_before_the_end_that_it_opened_or_set() {
     let tree = Tree::new();

@@ -1373,9 +1373,14 @@ fn idle_channels_cost_no_time_and_no_call() {
             clients[0].getattr(ROOT, 0).unwrap();
         }
         settled(&gofer); // what it gives back it gives back soon
-        let begin = spent(&gofer);
-        sleep(Duration::from_secs(2));
-        assert_eq!(spent(&gofer), begin, "ticks and sleeps, spin {spin}");
+        // Its last pass comes late on a busy machine. A cost that does not end is there in each of these times.
+        let mut seen = vec![spent(&gofer)];
+        let is_idle = (0..5).any(|_| {
+            sleep(Duration::from_secs(2));
+            seen.push(spent(&gofer));
+            seen.ends_with(&[seen[seen.len() - 2]; 2])
+        });
+        assert!(is_idle, "ticks and sleeps, spin {spin}: {seen:?}");
         for channel in &channels {
             channel.get::<Rgetattr>(&t::getattr(1, ROOT, 0)).unwrap();
         }

@@ -74,7 +74,8 @@ struct End {
     known: u64,
     /// Where it may take it to be too, since the host has cut the file; or [`NOWHERE`].
     other: u64,
-    /// No process of the client can take the end to be before this.
+    /// That a process of the client takes the end to be before this is unlikely: answers may overtake each other on
+    /// their way to its processes.
     least: u64,
     /// Where the last write ended, if it was one in place of half a page or more: a message may end anywhere in a page,
     /// and the next one goes on there; or [`NOWHERE`].
@@ -98,10 +99,11 @@ impl End {
     ///
     /// One that keeps pages has one size for all its processes: what begins before that is a page, what begins
     /// behind it goes to the end if the host has made the file longer. Of a client that may be direct as well, as
-    /// little as possible is taken for a page: it begins at a multiple of a page's size, and where no process of a
-    /// direct client can have seen the end, or else with the very bytes that are there, up to the end of the host's
-    /// file: where several processes append at once that is behind the end that their client knows.
-    fn call(self, offset: u64, writing: Writing) -> Call {
+    /// little as possible is taken for a page: it begins at a multiple of a page's size, and either is as long as pages
+    /// are, where no process of a direct client is likely to have seen the end; or begins with the very bytes that are
+    /// there, up to the end of the host's file: where several processes append at once that is behind the end that
+    /// their client knows.
+    fn call(self, offset: u64, count: u64, writing: Writing) -> Call {
         if i64::try_from(offset).is_err() {
             return Call::InPlace; // which pwrite(2) refuses
         }
@@ -117,9 +119,14 @@ impl End {
             _ if offset > self.known || !offset.is_multiple_of(SMALLEST_PAGE_BYTES as u64) => {
                 Call::Append
             }
-            _ if offset < self.least => Call::InPlace,
+            _ if offset < self.least && self.ends_pages(offset, count) => Call::InPlace,
             _ => Call::AppendUnlessPage,
         }
+    }
+
+    /// Whether `count` bytes from the start of a page on reach the end of one, or of the file.
+    fn ends_pages(self, offset: u64, count: u64) -> bool {
+        count >= SMALLEST_PAGE_BYTES as u64 || offset.saturating_add(count) == self.known
     }
 
     /// A Twrite of `count` bytes at `offset` was done.
@@ -140,8 +147,10 @@ impl End {
     fn note(&mut self, size: Size) {
         match size {
             Size::Seen(size) if size < self.known => {
+                // A process may take it to be where it was before the file grew.
                 *self = Self {
                     other: self.known,
+                    least: self.least.min(size),
                     ..Self::new(size)
                 };
             }
@@ -165,8 +174,10 @@ crate::zeroed_record! {
         next: Id,
         /// Open files.
         refs: u32,
+        /// What they were opened by; `NONE` if by several names: a direct client has an end for each.
+        node: NodeId,
         connection: u16,
-        spare: [u8; 6],
+        spare: [u8; 2],
     }
 }
 
@@ -250,11 +261,15 @@ impl Marks {
         })
     }
 
-    /// A file's mark, with one reference for the caller; a new one, where there is none, has the end at `size`.
-    /// `None`: no room.
-    fn take(&mut self, connection: u16, file: (u64, u64), size: u64) -> Option<Id> {
+    /// A file's mark, with one reference for the caller, who opened it by `node`; a new one, where there is none, has
+    /// this end. `None`: no room.
+    fn take(&mut self, connection: u16, file: (u64, u64), node: NodeId, end: End) -> Option<Id> {
         if let Some(id) = self.find(connection, file) {
-            self.marks.get_mut(id)?.refs += 1;
+            let mark = self.marks.get_mut(id)?;
+            mark.refs += 1;
+            if mark.node != node {
+                mark.node = Id::NONE;
+            }
             return Some(id);
         }
         if !self.has_room(connection) {
@@ -269,10 +284,11 @@ impl Marks {
             resume: 0,
             next: Id::NONE,
             refs: 1,
+            node,
             connection,
-            spare: [0; 6],
+            spare: [0; 2],
         };
-        mark.set_end(End::new(size));
+        mark.set_end(end);
         let id = self.marks.insert(mark)?;
         let hash = self.hash(connection, file);
         self.index.insert(&mut self.marks, hash, id);
@@ -325,13 +341,18 @@ impl Fs {
     }
 
     /// Marks the open file of a node, for which [`Fs::wants_mark`] has found room, and which was opened without O_APPEND;
-    /// `size`: the host's, which counts where the client was not told one.
-    pub fn mark(&mut self, node: NodeId, open: OpenId, size: u64) {
-        let Some(node) = self.nodes.get(node) else {
+    /// `size`: the host's, which counts where the client was not told one, and is less where another process of it, which
+    /// knows the file by another name, has cut it.
+    pub fn mark(&mut self, id: NodeId, open: OpenId, size: u64) {
+        let Some(node) = self.nodes.get(id) else {
             return;
         };
-        let (connection, file, size) = (node.attach(), node.file(), node.seen().unwrap_or(size));
-        if let Some(mark) = self.marks.take(connection, file, size)
+        let (connection, file, known) = (node.attach(), node.file(), node.seen().unwrap_or(size));
+        let end = End {
+            least: known.min(size),
+            ..End::new(known)
+        };
+        if let Some(mark) = self.marks.take(connection, file, id, end)
             && let Some(open) = self.opens.get_mut(open)
         {
             open.mark = mark;
@@ -384,13 +405,20 @@ impl Fs {
         writing: &mut Writing,
     ) -> Result<usize, Errno> {
         let id = self.opens.get(open).map_or(Id::NONE, |open| open.mark);
-        let Some(end) = self.marks.marks.get(id).map(Mark::end) else {
+        let Some(mark) = self.marks.marks.get(id) else {
             let done = self.write_all(open, offset, data)?;
             self.note_size(node, Size::Reached(offset.saturating_add(done as u64)));
             return Ok(done);
         };
         let fd = self.open_descriptor(open)?;
-        let appends = match end.call(offset, *writing) {
+        let end = mark.end();
+        let is_by_names = *writing == Writing::Unknown && mark.node == Id::NONE;
+        let taken_for = if is_by_names {
+            Writing::Direct
+        } else {
+            *writing
+        };
+        let appends = match end.call(offset, data.len() as u64, taken_for) {
             Call::Append => true,
             Call::InPlace => false,
             Call::AppendWithinFile => offset <= Meta::of(fd)?.size(),
@@ -478,34 +506,41 @@ mod tests {
             (END, 20_000, Call::AppendWithinFile),
             (cut, 12_288, Call::AppendWithinFile),
         ] {
-            assert_eq!(end.call(offset, Writing::Pages), call, "{offset}");
+            assert_eq!(end.call(offset, 1, Writing::Pages), call, "{offset}");
         }
     }
 
     #[test]
     fn each_row_of_a_client_of_which_nothing_is_known() {
-        for (offset, call) in [
-            (10_000, Call::Append),
-            (9_999, Call::Append),
-            (1, Call::Append),
-            (10_001, Call::Append),
-            (3 * PAGE, Call::Append),
-            (PAGE, Call::InPlace),
-            (0, Call::InPlace),
-            (2 * PAGE, Call::AppendUnlessPage),
+        for (offset, count, call) in [
+            (10_000, PAGE, Call::Append),
+            (9_999, PAGE, Call::Append),
+            (1, PAGE, Call::Append),
+            (10_001, PAGE, Call::Append),
+            (3 * PAGE, PAGE, Call::Append),
+            (PAGE, PAGE, Call::InPlace),
+            (PAGE, PAGE + 1, Call::InPlace),
+            (PAGE, PAGE - 1, Call::AppendUnlessPage),
+            (0, 3 * PAGE, Call::InPlace),
+            (0, 1, Call::AppendUnlessPage),
+            (2 * PAGE, PAGE, Call::AppendUnlessPage),
         ] {
-            assert_eq!(END.call(offset, Writing::Unknown), call, "{offset}");
+            let what = END.call(offset, count, Writing::Unknown);
+            assert_eq!(what, call, "{offset} {count}");
         }
+        let short = End::new(PAGE + 100);
+        let what = short.call(PAGE, 100, Writing::Unknown);
+        assert_eq!(what, Call::InPlace, "the last page");
     }
 
     #[test]
     fn a_direct_client_appends_at_whatever_offset() {
         for offset in [0, PAGE, 9_999, 10_000, 10_001, i64::MAX.cast_unsigned()] {
-            assert_eq!(END.call(offset, Writing::Direct), Call::Append);
+            assert_eq!(END.call(offset, 1, Writing::Direct), Call::Append);
         }
         for offset in [1 << 63, NOWHERE] {
             for writing in [Writing::Direct, Writing::Pages, Writing::Unknown] {
-                assert_eq!(END.call(offset, writing), Call::InPlace);
+                assert_eq!(END.call(offset, 1, writing), Call::InPlace);
             }
         }
     }
@@ -547,11 +582,16 @@ mod tests {
         Marks::reserve(connections, Key::random().unwrap())
     }
 
+    /// As an open by one and the same name does.
+    fn take(marks: &mut Marks, connection: u16, file: (u64, u64), size: u64) -> Option<Id> {
+        marks.take(connection, file, Id::NONE, End::new(size))
+    }
+
     /// Takes marks of a connection until there is none; how many.
     fn fill(marks: &mut Marks, connection: u16) -> usize {
         let from = 1_000_000 * u64::from(connection);
         (from..)
-            .take_while(|&inode| marks.take(connection, (1, inode), 0).is_some())
+            .take_while(|&inode| take(marks, connection, (1, inode), 0).is_some())
             .count()
     }
 
@@ -566,10 +606,10 @@ mod tests {
         let id = marks.find(0, (1, 5)).unwrap();
         marks.release(id);
         assert_eq!(marks.find(0, (1, 5)), None);
-        assert!(marks.take(3, (1, 0), 0).is_some());
-        assert!(marks.take(0, (1, 5), 0).is_none());
+        assert!(take(&mut marks, 3, (1, 0), 0).is_some());
+        assert!(take(&mut marks, 0, (1, 5), 0).is_none());
         // A file that has one needs no room.
-        assert!(marks.take(0, (1, 6), 0).is_some());
+        assert!(take(&mut marks, 0, (1, 6), 0).is_some());
     }
 
     #[test]
@@ -584,10 +624,10 @@ mod tests {
     #[test]
     fn one_mark_a_file_and_connection_until_its_last_reference() {
         let mut marks = marks(2);
-        let first = marks.take(0, (1, 7), 3).unwrap();
-        assert_eq!(marks.take(0, (1, 7), 9), Some(first));
-        assert_ne!(marks.take(1, (1, 7), 9), Some(first));
-        assert_ne!(marks.take(0, (2, 7), 9), Some(first));
+        let first = take(&mut marks, 0, (1, 7), 3).unwrap();
+        assert_eq!(take(&mut marks, 0, (1, 7), 9), Some(first));
+        assert_ne!(take(&mut marks, 1, (1, 7), 9), Some(first));
+        assert_ne!(take(&mut marks, 0, (2, 7), 9), Some(first));
         marks.release(first);
         assert_eq!(marks.find(0, (1, 7)), Some(first));
         assert_eq!(marks.marks.get(first).unwrap().end(), End::new(3));

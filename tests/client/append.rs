@@ -165,6 +165,90 @@ fn unknown_client_loses_no_append_where_the_file_is_longer_than_it_knows() {
     assert!(tree.read("a") == wanted);
 }
 
+/// Rgetattr of two sizes may come to a process in the other order, and its end is then before that of the open.
+#[test]
+fn unknown_client_loses_no_line_of_a_process_that_takes_the_end_to_be_earlier() {
+    let tree = Tree::new();
+    tree.file("a", [b'.'; 9000]);
+    let mut s = linux(&tree);
+    s.open(ROOT, 2, "a", O_RDWR | APPEND).unwrap();
+    write(&mut s, 2, 0, b"line\n");
+    write(&mut s, 2, 4096, b"line\n");
+    assert_eq!(
+        tree.read("a"),
+        [&[b'.'; 9000][..], b"line\nline\n"].concat()
+    );
+}
+
+/// One process has not looked since before the file grew and was cut.
+#[test]
+fn unknown_client_loses_no_append_behind_a_cut_of_the_hosts() {
+    let tree = Tree::new();
+    tree.file("a", [b'.'; 4096]);
+    let mut s = linux(&tree);
+    s.open(ROOT, 2, "a", O_RDWR | APPEND).unwrap();
+    write(&mut s, 2, 4096, &[b'1'; 8192]);
+    cut(&tree, "a", 0);
+    grow(&tree, "a", &[b'h'; 8192]);
+    assert_eq!(s.getattr(2, SIZE.into()).unwrap().attr.size, 8192);
+    write(&mut s, 2, 4096, &[b'2'; 4096]);
+    assert_eq!(
+        tree.read("a"),
+        [[b'h'; 4096], [b'h'; 4096], [b'2'; 4096]].concat()
+    );
+}
+
+/// Linux has a size for each name of a file, and is told of one alone.
+#[test]
+fn unknown_client_loses_no_append_after_a_cut_by_another_name() {
+    let tree = Tree::new();
+    tree.file("a", [b'.'; 8192]);
+    fs::hard_link(tree.path("a"), tree.path("b")).unwrap();
+    let mut s = linux(&tree);
+    s.walk_to(ROOT, 2, "a").unwrap();
+    assert_eq!(s.getattr(2, SIZE.into()).unwrap().attr.size, 8192);
+    s.walk_to(ROOT, 3, "b").unwrap();
+    let attr = SetAttr {
+        size: 4096,
+        ..SetAttr::default()
+    };
+    s.setattr(3, SIZE, &attr).unwrap();
+    s.lopen(2, O_RDWR | APPEND).unwrap();
+    for byte in [b'1', b'2'] {
+        write(&mut s, 2, 4096, &[byte; 4096]);
+    }
+    assert_eq!(
+        tree.read("a"),
+        [[b'.'; 4096], [b'1'; 4096], [b'2'; 4096]].concat()
+    );
+}
+
+#[test]
+fn unknown_client_loses_no_append_to_a_file_that_is_open_by_two_names() {
+    let tree = Tree::new();
+    tree.file("a", b"");
+    fs::hard_link(tree.path("a"), tree.path("b")).unwrap();
+    let mut s = linux(&tree);
+    // One name is looked at while the file is empty, and opened when it is not.
+    s.walk_to(ROOT, 2, "a").unwrap();
+    assert_eq!(s.getattr(2, SIZE.into()).unwrap().attr.size, 0);
+    grow(&tree, "a", &[b'.'; 4096]);
+    s.open(ROOT, 3, "b", O_RDWR | APPEND).unwrap();
+    s.lopen(2, O_RDWR | APPEND).unwrap();
+    write(&mut s, 2, 0, &[b'a'; 4096]);
+    assert_eq!(tree.read("a"), [[b'.'; 4096], [b'a'; 4096]].concat());
+    // What begins as the file does is a line too.
+    let attr = SetAttr::default();
+    s.setattr(3, SIZE, &attr).unwrap();
+    write(&mut s, 3, 0, b"head\n");
+    write(&mut s, 2, 0, b"head\nrow\n");
+    assert_eq!(tree.read("a"), b"head\nhead\nrow\n");
+    // When one name alone is open again, pages are known by what they hold.
+    s.clunk(2).unwrap();
+    s.clunk(3).unwrap();
+    show_pages(&tree, &mut s, "");
+}
+
 /// A message ends anywhere in a page.
 #[test]
 fn pages_of_an_unknown_client_go_on_where_the_message_before_ended() {
